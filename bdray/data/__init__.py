@@ -1,0 +1,88 @@
+"""Data: the contract of a data set. It reads its own published on-disk layout; every other module here is one data set.
+
+`read` returns the published training and test samples, in the published order, or raises `BadInput` with one sentence
+that names the folder or file, what was expected there and where the data set is published.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple, NoReturn, Self
+
+import torch
+from torch import Tensor
+
+from bdray.seeds import rng
+from bdray.spec import Amount, BadInput, Share, Spec
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """Inputs at rest and their targets, in a stable order. Images: uint8 [N, C, H, W] and int64 class numbers [N]."""
+
+    inputs: Any
+    targets: Any
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def take(self, index: Tensor) -> Self:
+        """The samples at these positions (int64, or a bool mask of length N), as new tensors."""
+        return type(self)(self.inputs[index], self.targets[index])
+
+
+class Published(NamedTuple):
+    """A data set as published."""
+
+    train: Samples
+    test: Samples
+    classes: Sequence[str]
+
+
+class Splits(NamedTuple):
+    """What an experiment uses: the victim trains on `train`, `held` is clean data a defender may get, `test` is for scores."""
+
+    train: Samples
+    held: Samples
+    test: Samples
+    classes: Sequence[str]
+
+
+class Data(Spec):
+    """A data set. Sizes are numbers of samples; 0 means all of them."""
+
+    folder: ClassVar[str] = "bdray.data"
+    kind: ClassVar[str] = "data set"
+    modality: ClassVar[str]
+    home: ClassVar[str]
+    """Where it is published."""
+    layout: ClassVar[str]
+    """What is expected below the data folder, in a few words."""
+
+    held: Share = 0.1
+    """Share of the published training samples that the victim never sees and the defender may hold."""
+    limit: Amount = 0
+    """Training samples used, before `held` is taken off; drawn once, the same for every seed."""
+    test_limit: Amount = 0
+
+    def read(self, root: Path) -> Published:
+        """Everything that was published, from the data folder `root`."""
+        raise NotImplementedError
+
+    def splits(self, root: Path) -> Splits:
+        """The same splits on every machine and for every seed, so that before and after use the same samples."""
+        train, test, classes = self.read(root)
+        order = torch.randperm(len(train), generator=rng(0, "split", self.name))
+        order = order[: self.limit or None]
+        held = round(self.held * len(order))
+        if held >= len(order):
+            raise BadInput(f"{self.name}.held: got {self.held}, which leaves 0 of {len(order)} samples to train on; lower it")
+        chosen = torch.randperm(len(test), generator=rng(0, "test", self.name))[: self.test_limit or None].sort().values
+        return Splits(train.take(order[held:]), train.take(order[:held]), test.take(chosen), classes)
+
+    def missing(self, folder: Path, problem: str = "is not there") -> NoReturn:
+        """Raise the sentence for data that cannot be read."""
+        raise BadInput(
+            f"{self.name}: {folder} {problem}; expected {self.layout} below the data folder (--data or BDRAY_DATA), "
+            f"as published at {self.home}"
+        )

@@ -1,0 +1,65 @@
+"""CIFAR-10 (Krizhevsky 2009): 50,000 + 10,000 colour images of 32x32 in 10 classes."""
+
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import torch
+
+from bdray.data import Published, Samples
+from bdray.data._images import Images, decode
+from bdray.data._unpickle import arrays
+from bdray.spec import BadInput
+
+FOLDER, PARQUET = "cifar-10-batches-py", "cifar10_jpeg.parquet"
+CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+
+
+class Cifar10(Images):
+    """Read from the published Python batches or, where they are absent, from one Parquet file of JPEGs with the columns
+    image, label and split (train, test)."""
+
+    home: ClassVar[str] = "https://www.cs.toronto.edu/~kriz/cifar.html"
+    layout: ClassVar[str] = f"{FOLDER}/data_batch_1..5 and test_batch, or {PARQUET},"
+    mean: ClassVar[tuple[float, ...]] = (0.4914, 0.4822, 0.4465)
+    std: ClassVar[tuple[float, ...]] = (0.2470, 0.2435, 0.2616)
+
+    def read(self, root: Path) -> Published:
+        if (root / FOLDER).is_dir():
+            train = [self._batch(root / FOLDER / f"data_batch_{i}") for i in range(1, 6)]
+            inputs, targets = torch.cat([b.inputs for b in train]), torch.cat([b.targets for b in train])
+            return Published(Samples(inputs, targets), self._batch(root / FOLDER / "test_batch"), CLASSES)
+        if (root / PARQUET).is_file():
+            return self._parquet(root / PARQUET)
+        return self.missing(root, f"holds neither {FOLDER} nor {PARQUET}" if root.is_dir() else "is not there")
+
+    def _batch(self, path: Path) -> Samples:
+        if not path.is_file():
+            self.missing(path)
+        found = arrays(path)
+        pixels, labels = found.get("data"), found.get("labels")
+        if not isinstance(pixels, np.ndarray) or pixels.ndim != 2 or pixels.shape[1] != 3072 or pixels.dtype != np.uint8:
+            self.missing(path, "has no `data` of uint8 rows of 3,072")
+        if not isinstance(labels, list) or len(labels) != len(pixels) or not set(labels) <= set(range(10)):
+            self.missing(path, f"has no `labels` of 0 to 9 for its {len(pixels)} images")
+        return Samples(torch.from_numpy(pixels.reshape(-1, 3, 32, 32).copy()), torch.tensor(labels, dtype=torch.int64))
+
+    def _parquet(self, path: Path) -> Published:
+        try:
+            table = pq.read_table(path, columns=["image", "label", "split"])
+        except (pa.ArrowInvalid, OSError, KeyError) as error:
+            raise BadInput(
+                f"the file {path} is damaged or has no columns image, label, split ({str(error).splitlines()[0]}); "
+                "fetch it again"
+            ) from None
+        parts = []
+        for split in ("train", "test"):
+            part = table.filter(pc.equal(table["split"], split))
+            if not len(part):
+                self.missing(path, f"has no rows with split {split!r}")
+            images = decode(part["image"].to_pylist(), None, [f"{i} of split {split} in {path}" for i in range(len(part))])
+            parts.append(Samples(images, torch.from_numpy(part["label"].to_numpy().astype(np.int64))))
+        return Published(parts[0], parts[1], CLASSES)

@@ -1,0 +1,83 @@
+"""Defense: what a defender holds, and what he makes of it; every other module here is one defense."""
+
+from dataclasses import dataclass, field
+from typing import ClassVar, NamedTuple
+
+import pyarrow as pa
+import torch
+from torch import Tensor, nn
+
+from bdray.data import Samples, Splits
+from bdray.spec import Amount, BadInput, Share, Spec
+from bdray.task import Task
+from bdray.training import Report, Training
+
+
+class Evidence(NamedTuple):
+    """What the defender holds. What his defense does not need is None, so it cannot peek by accident."""
+
+    model: nn.Module | None = None
+    """A private copy of the victim."""
+    train: Samples | None = None
+    """The training set as the victim got it, poison included."""
+    clean: Samples | None = None
+    """Clean samples that the victim never saw."""
+    splits: Splits | None = None
+    """Only classes and shapes: every sample set in it is empty. For building a fresh model."""
+    training: Training | None = None
+    """The recipe that goes with `train`."""
+    truth: Tensor | None = None
+    """Which training samples are poisoned, bool [N]: for the sanity bounds alone, no defender has it."""
+
+
+@dataclass
+class Defended:
+    """What comes out: a model, which training samples were taken for poison, and tables that figures need."""
+
+    model: nn.Module
+    flagged: Tensor | None = None
+    tables: dict[str, pa.Table] = field(default_factory=dict)
+
+
+class Defense(Spec):
+    """Defaults are those of the authors' code."""
+
+    folder: ClassVar[str] = "bdray.defenses"
+    kind: ClassVar[str] = "defense"
+    needs: ClassVar[frozenset[str]]
+    """Of "model", "train", "clean", and for the sanity bounds "truth": the threat model in one line."""
+    modalities: ClassVar[frozenset[str]] = frozenset()
+    """Empty: all of them."""
+
+    clean: Share = 0.01
+    """Clean samples the defender holds / training samples."""
+    shots: Amount = 0
+    """Clean samples per class instead of a share, balanced over the classes; 1 is one-shot, 0 leaves it to `clean`."""
+    seed: Amount = 0
+
+    def defend(self, evidence: Evidence, task: Task, rng: torch.Generator, report: Report) -> Defended:
+        """Purify or retrain. May change `evidence.model` in place: it is a private copy."""
+        raise NotImplementedError
+
+    def draw(self, held: Samples, train: int, classes: int, rng: torch.Generator) -> Tensor:
+        """Positions in `held` of the clean samples that this defender gets, ascending.
+
+        Raises BadInput where `held` has too few.
+        """
+        order = torch.randperm(len(held), generator=rng)
+        if self.shots:
+            mine = [order[held.targets[order] == c][: self.shots] for c in range(classes)]
+            short = [c for c, positions in enumerate(mine) if len(positions) < self.shots]
+            if short:
+                raise BadInput(
+                    f"{self.name}.shots: got {self.shots}, but class {short[0]} has only {len(mine[short[0]])} held-out "
+                    "clean samples; lower it, or raise task.data.held"
+                )
+            return torch.cat(mine).sort().values
+        wanted = round(self.clean * train)
+        if not 1 <= wanted <= len(held):
+            raise BadInput(
+                f"{self.name}.clean: got {self.clean}, that is {wanted} of {train} training samples, expected 1 to the "
+                f"{len(held)} clean ones held out; change it, or task.data.held"
+            )
+        return order[:wanted].sort().values

@@ -1,0 +1,204 @@
+"""Spec: a named, typed, frozen description of one thing, its dict form, its key; the folder is the registry.
+
+A member of a folder is one module with one public Spec class: `bdray/attacks/blend.py` holds `Blend`, and `blend` is its
+name in dicts, on the command line and in the rows. Types and ranges are checked by pydantic; what a person sees of a
+failed check is one sentence with what was got, what was expected and the cure.
+"""
+
+import difflib
+import hashlib
+import importlib
+import json
+import pkgutil
+from collections.abc import Iterable
+from typing import Annotated, Any, ClassVar, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ModelWrapValidatorHandler, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
+
+Config = dict[str, Any]
+"""A spec as JSON values, defaults spelled out; `name` says which member of a folder it is."""
+
+Share = Annotated[float, Field(ge=0, le=1)]
+"""A share of a whole, 0 to 1."""
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(ge=1)]
+"""A number of things, at least one."""
+Amount = Annotated[int, Field(ge=0)]
+"""A number of things, none allowed."""
+
+
+def member(name: str) -> Any:
+    """A field's default that names a member of its contract's folder."""
+    return Field(default=name, validate_default=True)
+
+
+class BadInput(ValueError):
+    """What a person typed cannot be done; the text is one sentence: got, expected, cure. The command line exits with 2."""
+
+
+class Incompatible(BadInput):
+    """Two specs that are fine alone make no sense together; a sweep records such a pair as `skipped`, with this reason."""
+
+
+def unknown(kind: str, got: str, known: Iterable[str]) -> str:
+    """The sentence for a name that does not exist, with the nearest one that does."""
+    known = sorted(known)
+    near = difflib.get_close_matches(got, known, n=1, cutoff=0.5)
+    cure = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(known) or '(nothing)'}"
+    return f"no {kind} named {got!r}; {cure}"
+
+
+class Spec(BaseModel):
+    """Frozen and keyword-only. A *contract* sets `folder`; its members are the modules of that package."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, validate_default=True)
+
+    folder: ClassVar[str] = ""
+    kind: ClassVar[str] = ""
+    """What a person calls a member of the folder: 'attack', 'data set'."""
+
+    def __init__(self, **fields: Any) -> None:
+        try:
+            super().__init__(**fields)
+        except ValidationError as error:
+            raise BadInput(_sentence(type(self), error)) from None
+
+    @classmethod
+    def names(cls) -> list[str]:
+        """Every member of the contract's folder, one per module, sorted."""
+        package = importlib.import_module(cls.folder)
+        return sorted(m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_"))
+
+    @classmethod
+    def member(cls, name: str) -> type[Self]:
+        """The class of one member. Raises BadInput with the nearest name where there is none."""
+        if name not in cls.names():
+            raise BadInput(unknown(cls.kind, name, cls.names()))
+        module = importlib.import_module(f"{cls.folder}.{name}")
+        found = [
+            c
+            for c in vars(module).values()
+            if isinstance(c, type) and issubclass(c, cls) and c.__module__ == module.__name__ and c.__name__[0] != "_"
+        ]
+        if len(found) != 1:
+            raise BadInput(f"{module.__name__} defines {len(found)} {cls.kind}s; a member is one module with one class")
+        return found[0]
+
+    @classmethod
+    def of(cls, config: Config | str) -> Self:
+        """Build from `"nft"` or `{"name": "nft", "lr": 0.01}`, nested specs included. Raises BadInput."""
+        config = {"name": config} if isinstance(config, str) else dict(config)
+        chosen = cls
+        if cls._is_contract():
+            name = config.pop("name", None)
+            if not isinstance(name, str):
+                raise BadInput(f"got no name of a {cls.kind}; expected one of {', '.join(cls.names())}")
+            chosen = cls.member(name)
+        return chosen(**config)
+
+    @classmethod
+    def _is_contract(cls) -> bool:
+        return bool(cls.folder) and "folder" in vars(cls)
+
+    @classmethod
+    def _contract(cls) -> "type[Spec] | None":
+        return next((c for c in cls.__mro__ if issubclass(c, Spec) and c._is_contract()), None)
+
+    @property
+    def name(self) -> str:
+        """The module's name: what a person types and a row stores."""
+        return type(self).__module__.rpartition(".")[2]
+
+    def config(self) -> Config:
+        """The inverse of `of`: JSON values, every default spelled out, so that the dict alone repeats the experiment."""
+        head: Config = {"name": self.name} if self._contract() else {}
+        for field in type(self).model_fields:
+            value = getattr(self, field)
+            head[field] = value.config() if isinstance(value, Spec) else value
+        return head
+
+    def key(self) -> str:
+        """16 hex digits of the hash of `config()`: the same on every machine."""
+        return key_of(self.config())
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _resolve(cls, value: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        """Where a field is typed by a contract, a name or a dict with a name becomes the member."""
+        if isinstance(value, str) and cls._contract() is None:
+            raise PydanticCustomError("bdray", "{text}", {"text": f"expected a group of fields, got {value!r}"})
+        if cls._is_contract() and isinstance(value, str | dict):
+            try:
+                return cls.of(value)
+            except BadInput as error:
+                raise PydanticCustomError("bdray", "{text}", {"text": str(error)}) from None
+        if isinstance(value, dict):
+            value = {field: cls._named(field, inner) for field, inner in value.items()}
+        return handler(value)
+
+    @classmethod
+    def _named(cls, field: str, value: Any) -> Any:
+        """A nested dict without a name means the field's default member: `attack.rate=0.05` alone keeps the attack."""
+        info = cls.model_fields.get(field)
+        if isinstance(value, dict) and "name" not in value and info is not None and isinstance(info.default, str):
+            return {"name": info.default, **value}
+        return value
+
+
+def key_of(config: Config) -> str:
+    """16 hex digits of the SHA-256 of the canonical JSON of a dict."""
+    text = json.dumps(config, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+# Pydantic's messages, in the words of the person who typed the value.
+_EXPECTED = {
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "finite_number": "a finite number",
+    "bool_type": "true or false",
+    "string_type": "a text",
+    "greater_than_equal": "at least {ge}",
+    "greater_than": "more than {gt}",
+    "less_than_equal": "at most {le}",
+    "less_than": "less than {lt}",
+    "literal_error": "one of {expected}",
+    "model_type": "a group of fields",
+    "model_attributes_type": "a group of fields",
+}
+
+
+def _sentence(cls: type[Spec], error: ValidationError) -> str:
+    """The first failed check as one sentence."""
+    first = error.errors()[0]
+    if first["type"] == "bdray":  # a nested spec's own sentence
+        return str(first["msg"])
+    owner = cls.__module__.rpartition(".")[2] if cls._contract() else cls.__name__.lower()
+    path = [str(part) for part in first["loc"] if isinstance(part, str) and (part.isidentifier() or part == first["loc"][-1])]
+    holder = cls
+    for part in path[:-1]:
+        inner = holder.model_fields[part].annotation if part in holder.model_fields else None
+        if not (isinstance(inner, type) and issubclass(inner, Spec)):
+            break
+        holder, owner = inner, part
+    field = next((p for p in reversed(path) if p in holder.model_fields), path[-1] if path else "")
+    if first["type"] == "extra_forbidden":
+        return unknown(f"field of {owner}", path[-1], holder.model_fields)
+    if first["type"] == "missing":
+        return f"{owner}.{field}: got nothing, expected a value; give it as {field}=..."
+    expected = _EXPECTED.get(first["type"], first["msg"].lower()).format(**first.get("ctx", {}))
+    return f"{owner}.{field}: got {json.dumps(first['input'], default=str)}, expected {_range(holder, field) or expected}"
+
+
+def _range(cls: type[Spec], field: str) -> str:
+    """'a number, at least 0 and at most 1' from the field's own bounds; empty where it has none."""
+    info = cls.model_fields.get(field)
+    if info is None or info.annotation not in (int, float):
+        return ""
+    words = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than"}
+    bounds = [f"{words[a]} {v}" for m in info.metadata for a in words if (v := getattr(m, a, None)) is not None]
+    noun = "a whole number" if info.annotation is int else "a number"
+    return f"{noun}, {' and '.join(bounds)}" if bounds else noun

@@ -1,0 +1,89 @@
+"""Task: what a modality must say, so that training, attacks, defenses and scores can be written once for all of them."""
+
+from typing import Any, ClassVar, NamedTuple, Self
+
+import torch
+from torch import Tensor, nn
+
+from bdray.data import Data, Samples, Splits
+from bdray.models import Model
+from bdray.seeds import seed_of
+from bdray.spec import Spec
+
+
+class Batch(NamedTuple):
+    """Model-ready inputs and their targets; a mixed batch carries the partner's targets and the weight of its own."""
+
+    inputs: Any
+    targets: Any
+    partner: Any = None
+    weight: float = 1.0
+
+    def to(self, device: torch.device) -> Self:
+        """The batch on a device."""
+        partner = None if self.partner is None else self.partner.to(device)
+        return type(self)(self.inputs.to(device), self.targets.to(device), partner, self.weight)
+
+
+class Task(Spec):
+    """A modality: how samples are batched, learnt from and scored. Members live in the top-level folder `tasks`."""
+
+    folder: ClassVar[str] = "tasks"
+    kind: ClassVar[str] = "task"
+    modality: ClassVar[str]
+    utility: ClassVar[str]
+    """The name of the clean score: accuracy, bleu, map50. Every utility is 0 to 1."""
+
+    data: Data
+    model: Model
+
+    def build(self, splits: Splits, rng: torch.Generator) -> nn.Module:
+        """A fresh model whose weights depend on `rng` alone."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed_of(int(torch.randint(2**62, (1,), generator=rng))))
+            return self.construct(splits)
+
+    def construct(self, splits: Splits) -> nn.Module:
+        """The network for these splits, initialised from torch's global generator."""
+        raise NotImplementedError
+
+    def collate(self, samples: Samples) -> Batch:
+        """Samples at rest as a model-ready batch."""
+        raise NotImplementedError
+
+    def augment(self, samples: Samples, rng: torch.Generator) -> Samples:
+        """Training-time augmentation; unchanged unless the modality has one."""
+        return samples
+
+    def criterion(self, outputs: Any, targets: Any) -> Tensor:
+        """The training loss, a scalar: the mean over the batch."""
+        raise NotImplementedError
+
+    def mix_inputs(self, inputs: Any, other: Any, weight: float) -> Any:
+        """This modality's MixUp of two batches of inputs."""
+        raise NotImplementedError
+
+    def predict(self, model: nn.Module, samples: Samples) -> Any:
+        """What the model says of each sample, in order, in eval mode, without augmentation."""
+        raise NotImplementedError
+
+    def score(self, predictions: Any, targets: Any) -> float:
+        """The utility, 0 to 1; NaN of no samples."""
+        raise NotImplementedError
+
+    def success(self, predictions: Any, wanted: Any) -> float:
+        """The attack success rate, 0 to 1, given what the attacker wants of each triggered sample; NaN of none."""
+        raise NotImplementedError
+
+    def mix(self, batch: Batch, order: Tensor, weight: float) -> Batch:
+        """MixUp (Zhang et al. 2018) of a batch with itself in another order: weight of its own, the rest of the partner."""
+        inputs = self.mix_inputs(batch.inputs, batch.inputs[order], weight)
+        return Batch(inputs, batch.targets, batch.targets[order], weight)
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """The loss of a batch, mixed or not: losses are interpolated, never targets."""
+        outputs = model(batch.inputs)
+        own = self.criterion(outputs, batch.targets)
+        if batch.partner is None:
+            return own
+        return batch.weight * own + (1 - batch.weight) * self.criterion(outputs, batch.partner)
