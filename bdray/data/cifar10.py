@@ -10,15 +10,15 @@ import pyarrow.parquet as pq
 import torch
 
 from bdray.data import Published, Samples
-from bdray.data._images import Images, decode
-from bdray.data._unpickle import arrays
+from bdray.data._cifar import Cifar
+from bdray.data._images import decode
 from bdray.spec import BadInput
 
 FOLDER, PARQUET = "cifar-10-batches-py", "cifar10_jpeg.parquet"
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 
-class Cifar10(Images):
+class Cifar10(Cifar):
     """Read from the published Python batches or, where they are absent, from one Parquet file of JPEGs with the columns
     image, label and split (train, test)."""
 
@@ -28,38 +28,36 @@ class Cifar10(Images):
     std: ClassVar[tuple[float, ...]] = (0.2470, 0.2435, 0.2616)
 
     def read(self, root: Path) -> Published:
-        if (root / FOLDER).is_dir():
-            train = [self._batch(root / FOLDER / f"data_batch_{i}") for i in range(1, 6)]
+        folder = root / FOLDER
+        if folder.is_dir():
+            train = [self._batch(folder / f"data_batch_{i}", "labels", len(CLASSES)) for i in range(1, 6)]
             inputs, targets = torch.cat([b.inputs for b in train]), torch.cat([b.targets for b in train])
-            return Published(Samples(inputs, targets), self._batch(root / FOLDER / "test_batch"), CLASSES)
+            return Published(
+                Samples(inputs, targets), self._batch(folder / "test_batch", "labels", len(CLASSES)), CLASSES
+            )
         if (root / PARQUET).is_file():
             return self._parquet(root / PARQUET)
         return self.missing(root, f"holds neither {FOLDER} nor {PARQUET}" if root.is_dir() else "is not there")
 
-    def _batch(self, path: Path) -> Samples:
-        if not path.is_file():
-            self.missing(path)
-        found = arrays(path)
-        pixels, labels = found.get("data"), found.get("labels")
-        if not isinstance(pixels, np.ndarray) or pixels.ndim != 2 or pixels.shape[1] != 3072 or pixels.dtype != np.uint8:
-            self.missing(path, "has no `data` of uint8 rows of 3,072")
-        if not isinstance(labels, list) or len(labels) != len(pixels) or not set(labels) <= set(range(10)):
-            self.missing(path, f"has no `labels` of 0 to 9 for its {len(pixels)} images")
-        return Samples(torch.from_numpy(pixels.reshape(-1, 3, 32, 32).copy()), torch.tensor(labels, dtype=torch.int64))
-
     def _parquet(self, path: Path) -> Published:
         try:
             table = pq.read_table(path, columns=["image", "label", "split"])
-        except (pa.ArrowInvalid, OSError, KeyError) as error:
+        except (pa.ArrowException, OSError, KeyError) as error:
             raise BadInput(
                 f"the file {path} is damaged or has no columns image, label, split ({str(error).splitlines()[0]}); "
                 "fetch it again"
             ) from None
+        labels = table["label"]
+        if not pa.types.is_binary(table["image"].type) or not pa.types.is_integer(labels.type) or labels.null_count:
+            self.missing(path, f"has no bytes as `image` or no whole numbers as `label` ({table.schema.to_string()!r})")
+        if len(table) and not 0 <= pc.min(labels).as_py() <= pc.max(labels).as_py() < len(CLASSES):
+            self.missing(path, f"has labels outside 0 to {len(CLASSES) - 1}")
         parts = []
         for split in ("train", "test"):
             part = table.filter(pc.equal(table["split"], split))
             if not len(part):
                 self.missing(path, f"has no rows with split {split!r}")
-            images = decode(part["image"].to_pylist(), None, [f"{i} of split {split} in {path}" for i in range(len(part))])
+            names = [f"{i} of split {split} in {path}" for i in range(len(part))]
+            images = decode(part["image"].to_pylist(), None, names)
             parts.append(Samples(images, torch.from_numpy(part["label"].to_numpy().astype(np.int64))))
         return Published(parts[0], parts[1], CLASSES)
