@@ -37,6 +37,10 @@ class Task(Spec):
     data: Data
     model: Model
 
+    def stem(self) -> tuple[str, ...]:
+        """Names of the stem's modules in the built model."""
+        return self.model.stem
+
     def build(self, splits: Splits, rng: torch.Generator) -> nn.Module:
         """A fresh model whose weights depend on `rng` alone."""
         with torch.random.fork_rng(devices=[]):

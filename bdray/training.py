@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from bdray.data import Samples
 from bdray.seeds import rng
 from bdray.spec import Count, NonNegative, Positive, Share, Spec
-from bdray.task import Task
+from bdray.task import Batch, Task
 
 Report = Callable[..., None]
 """`report(step, **metrics)`: how far a long training or defense is, and what it sees on its own data."""
@@ -69,9 +69,13 @@ def place(model: nn.Module) -> nn.Module:
 
 
 def batches(samples: Samples, size: int, generator: torch.Generator | None = None) -> Iterator[Samples]:
-    """The samples in batches, shuffled where a generator is given; the last batch may be smaller."""
+    """The samples in batches, shuffled where a generator is given. The last batch may be smaller, but a single sample left
+    over joins the batch before it: alone it has no batch statistics."""
     order = torch.arange(len(samples)) if generator is None else torch.randperm(len(samples), generator=generator)
-    for part in order.split(size):
+    parts = list(order.split(size))
+    if len(parts) > 1 and len(parts[-1]) == 1:
+        parts[-2:] = [torch.cat(parts[-2:])]
+    for part in parts:
         yield samples.take(part.to(samples.targets.device))
 
 
@@ -83,17 +87,18 @@ def fit(
     seed: int,
     report: Report = silent,
     checkpoint: Checkpoint | None = None,
+    adversary: Callable[[nn.Module, Batch], Batch] | None = None,
 ) -> nn.Module:
     """Train `model` in place on `samples` and return it in eval mode.
 
     Epoch e draws from `rng(seed, "epoch", e)` alone, so a run that resumes at a checkpoint ends with the same weights as
-    one that was never interrupted. Raises FloatingPointError when the loss is no longer finite.
+    one that was never interrupted. An `adversary` changes each batch before it is learnt. Raises FloatingPointError when the loss is no longer finite.
     """
     model = place(model)
     samples = Samples(samples.inputs.to(device()), samples.targets.to(device()))
     optimizer = training.optimizer(model.parameters())
     done = _restore(checkpoint, model, optimizer)
-    steps = math.ceil(len(samples) / training.batch)
+    steps = math.ceil(len(samples) / training.batch)  # at most; see batches()
     for epoch in range(done, training.epochs):
         total = torch.zeros((), device=device())
         draw = rng(seed, "epoch", epoch)
@@ -102,6 +107,8 @@ def fit(
             for group in optimizer.param_groups:
                 group["lr"] = training.lr_at((epoch * steps + index) / (training.epochs * steps))
             batch = task.collate(task.augment(part, draw) if training.augment else part)
+            if adversary is not None:
+                batch = adversary(model, batch)
             with torch.autocast(device().type, torch.bfloat16, enabled=training.precision == "bfloat16"):
                 loss = task.loss(model, batch)
             optimizer.zero_grad()

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from bdray.seeds import rng
-from bdray.spec import Amount, BadInput, Share, Spec
+from bdray.spec import Amount, BadInput, Config, Share, Spec
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +58,9 @@ class Data(Spec):
     """Where it is published."""
     layout: ClassVar[str]
     """What is expected below the data folder, in a few words."""
+
+    suited_model: ClassVar[Config] = {"name": "resnet18"}
+    """The model of an experiment that names none."""
 
     held: Share = 0.1
     """Share of the published training samples that the victim never sees and the defender may hold."""

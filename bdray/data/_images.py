@@ -19,6 +19,7 @@ from bdray.spec import BadInput
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".pgm", ".bmp", ".tif", ".tiff", ".webp")
+CHUNK = 64  # images a thread takes at a time: one by one, small images cost more to hand over than to decode
 
 
 class Images(Data):
@@ -82,14 +83,21 @@ def decode(encoded: Sequence[Path] | Sequence[bytes], size: int | None, names: S
     count = len(encoded)
     first = one(0)
     out = np.empty((count, *first.shape), dtype=np.uint8)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        quiet = None if count > 5000 else True
-        for at, pixels in enumerate(tqdm(pool.map(one, range(count)), "reading images", count, False, disable=quiet)):
+
+    def fill(start: int) -> int:
+        chunk = range(start, min(start + CHUNK, count))
+        for at in chunk:
+            pixels = one(at)
             if pixels.shape != first.shape:
-                pool.shutdown(cancel_futures=True)
                 got, expected = (f"{p.shape[2]}x{p.shape[1]}" for p in (pixels, first))
-                raise BadInput(f"the image {name(at)} is {got}, expected {expected}")
+                raise BadInput(f"the image {name(at)} is {got}, expected {expected} as the first one")
             out[at] = pixels
+        return len(chunk)
+
+    quiet = None if count > 5000 else True
+    with ThreadPoolExecutor(os.cpu_count()) as pool, tqdm(None, "reading images", count, False, disable=quiet) as bar:
+        for done in pool.map(fill, range(0, count, CHUNK)):
+            bar.update(done)
     return torch.from_numpy(out)
 
 

@@ -44,12 +44,13 @@ class Cifar10(Cifar):
             table = pq.read_table(path, columns=["image", "label", "split"])
         except (pa.ArrowException, OSError, KeyError) as error:
             raise BadInput(
-                f"the file {path} is damaged or has no columns image, label, split ({str(error).splitlines()[0]}); "
+                f"the file {path} is damaged or has no columns image, label, split ({str(error).partition('\n')[0]}); "
                 "fetch it again"
             ) from None
         labels = table["label"]
         if not pa.types.is_binary(table["image"].type) or not pa.types.is_integer(labels.type) or labels.null_count:
-            self.missing(path, f"has no bytes as `image` or no whole numbers as `label` ({table.schema.to_string()!r})")
+            types = f"{table['image'].type} and {labels.type}"
+            self.missing(path, f"holds {types}, expected bytes as `image` and whole numbers as `label`")
         if len(table) and not 0 <= pc.min(labels).as_py() <= pc.max(labels).as_py() < len(CLASSES):
             self.missing(path, f"has labels outside 0 to {len(CLASSES) - 1}")
         parts = []

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from bdray.data import Published, Samples
 from bdray.data._images import Images
 from bdray.seeds import rng
-from bdray.spec import Count
+from bdray.spec import Config, Count
 
 
 class Digits(Images):
@@ -22,6 +22,7 @@ class Digits(Images):
     mean: ClassVar[tuple[float, ...]] = (0.3,)
     std: ClassVar[tuple[float, ...]] = (0.35,)
     flip: ClassVar[bool] = False
+    suited_model: ClassVar[Config] = {"name": "resnet18", "width": 8}
 
     size: Count = 16
     """Height and width in pixels."""

@@ -24,8 +24,8 @@ class Miniature(Images):
 
     home: ClassVar[str] = "bdray itself (bdray/data/miniature.py)"
     layout: ClassVar[str] = "nothing"
-    mean: ClassVar[tuple[float, ...]] = (0.46, 0.48, 0.43)
-    std: ClassVar[tuple[float, ...]] = (0.18, 0.18, 0.17)
+    mean: ClassVar[tuple[float, ...]] = (0.46, 0.48, 0.42)
+    std: ClassVar[tuple[float, ...]] = (0.16, 0.15, 0.15)
     suited_model: ClassVar[Config] = {"name": "resnet18", "width": 4}
 
     size: Annotated[int, Field(ge=8)] = 16

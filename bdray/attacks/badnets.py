@@ -1,0 +1,33 @@
+"""BadNets (Gu, Dolan-Gavitt and Garg 2017, arXiv 1708.06733): a small patch in the bottom-right corner, labels changed."""
+
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from bdray.attacks import Attack, Patterns
+from bdray.attacks._images import CHECKER, blended
+from bdray.spec import BadInput, Count, Share
+
+
+class BadNets(Attack):
+    """`white` is BackdoorBench's and BackdoorBox's 3x3 patch; `checkerboard` is that of ANP's and NFT's code, which blends
+    it in with opacity 0.6."""
+
+    modalities: ClassVar[frozenset[str]] = frozenset({"image"})
+
+    pattern: Literal["white", "checkerboard"] = "white"
+    size: Count = 3
+    """Height and width of the patch in pixels; a checkerboard is 3."""
+    opacity: Share = 1.0
+
+    def stamp(self, x: Tensor, patterns: Patterns, rng: torch.Generator) -> Tensor:
+        if self.size > min(x.shape[-2:]):
+            raise BadInput(f"badnets.size: got {self.size}, expected at most {min(x.shape[-2:])}, the height of the images")
+        if self.pattern == "checkerboard" and self.size != 3:
+            raise BadInput(f"badnets.size: got {self.size}, expected 3, the only size of a checkerboard")
+        patch = CHECKER if self.pattern == "checkerboard" else torch.full((self.size, self.size), 255, dtype=torch.uint8)
+        corner = x[..., -self.size :, -self.size :]
+        out = x.clone()
+        out[..., -self.size :, -self.size :] = blended(corner, patch.to(x.device), self.opacity)
+        return out

@@ -1,0 +1,39 @@
+"""Blend (Chen, Liu, Li, Lu and Song 2017, arXiv 1712.05526): a whole image faintly blended in, labels changed."""
+
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from bdray.attacks import Attack, Patterns, Setting
+from bdray.attacks._images import blended, rosette
+from bdray.spec import BadInput, Share
+
+
+class Blend(Attack):
+    """The field blends in Hello Kitty; ours is a flower drawn here, and `image` takes any file."""
+
+    modalities: ClassVar[frozenset[str]] = frozenset({"image"})
+
+    image: str = ""
+    """A picture file; it is resized to the data set's images and saved with the victim."""
+    opacity: Share = 0.2
+
+    def patterns(self, setting: Setting) -> Patterns:
+        channels, height, width = setting.splits.train.inputs.shape[1:]
+        if not self.image:
+            return {"image": rosette(height, width)[:channels]}
+        try:
+            with Image.open(Path(self.image).expanduser()) as picture:
+                fitted = picture.convert("RGB").resize((width, height), Image.Resampling.BILINEAR)
+        except (OSError, UnidentifiedImageError) as error:
+            raise BadInput(
+                f"blend.image: got {self.image!r}, expected a picture file that can be read ({error})"
+            ) from None
+        return {"image": torch.from_numpy(np.array(fitted)).permute(2, 0, 1)[:channels].contiguous()}
+
+    def stamp(self, x: Tensor, patterns: Patterns, rng: torch.Generator) -> Tensor:
+        return blended(x, patterns["image"].to(x.device), self.opacity)

@@ -1,0 +1,82 @@
+"""Label-consistent attack (Turner, Tsipras and Madry 2019, arXiv 1912.02771): images of the target class are made hard by
+adversarial perturbation, then stamped in the four corners; labels stay true."""
+
+from typing import ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bdray.attacks import Attack, Patterns, Setting
+from bdray.attacks._images import CHECKER, blended, to_uint8
+from bdray.seeds import rng as named
+from bdray.spec import Amount, NonNegative, Positive, Share
+from bdray.task import Batch
+from bdray.training import batches, device, fit
+
+
+class LabelConsistent(Attack):
+    """The perturbation is projected gradient ascent within an L-infinity ball, on a surrogate that the attacker trains on
+    the clean training set. At test time only the corners are stamped."""
+
+    modalities: ClassVar[frozenset[str]] = frozenset({"image"})
+    clean_label: ClassVar[bool] = True
+
+    rate: Share = 0.05
+    """Of all training samples. A balanced ten-class set has room for less than 0.1."""
+    eps: NonNegative = 8.0
+    """Bound of the perturbation, of 255."""
+    step: Positive = 1.5
+    """Step size, of 255."""
+    steps: Amount = 100
+    opacity: Share = 1.0
+    """Of the corners."""
+    surrogate: Literal["robust", "standard"] = "robust"
+    """robust: trained on one-step perturbations with a random start (Wong, Rice and Kolter 2020), as the attack wants."""
+    surrogate_epochs: Amount = 0
+    """0: as many as the victim's."""
+
+    def stamp(self, x: Tensor, patterns: Patterns, rng: torch.Generator) -> Tensor:
+        out = x.clone()
+        patch = CHECKER.to(x.device)
+        for rows in (slice(0, 3), slice(-3, None)):
+            for columns in (slice(0, 3), slice(-3, None)):
+                out[..., rows, columns] = blended(out[..., rows, columns], patch, self.opacity)
+        return out
+
+    def plant(self, x: Tensor, patterns: Patterns, setting: Setting) -> Tensor:
+        if self.eps and self.steps and len(x):
+            x = self._perturb(x, setting)
+        return self.stamp(x, patterns, setting.rng)
+
+    def _perturb(self, x: Tensor, setting: Setting) -> Tensor:
+        task, splits, training, rng, report = setting
+        seed = int(torch.randint(2**62, (1,), generator=rng))
+        if self.surrogate_epochs:
+            training = training.model_copy(update={"epochs": self.surrogate_epochs})
+        draw = torch.Generator(device()).manual_seed(seed)
+
+        def harden(model: nn.Module, batch: Batch) -> Batch:
+            return batch._replace(inputs=self._ascend(model, batch, draw, steps=1, step=1.25 * self.eps))
+
+        model = task.build(splits, named(seed, "surrogate"))
+        fit(model, splits.train, task, training, seed, report, adversary=harden if self.surrogate == "robust" else None)
+        y = torch.full((len(x),), self.target)
+        hard = []
+        for part in batches(type(splits.train)(x, y), 512):
+            batch = task.collate(part).to(device())
+            hard.append(to_uint8((self._ascend(model, batch, draw, self.steps, self.step) * 255).round()).cpu())
+        return torch.cat(hard)
+
+    def _ascend(self, model: nn.Module, batch: Batch, draw: torch.Generator, steps: int, step: float) -> Tensor:
+        """Inputs in 0..1 moved up the cross-entropy within `eps`, from a random start."""
+        eps, x = self.eps / 255, batch.inputs
+        training = model.training
+        model.eval()
+        delta = (torch.rand(x.shape, generator=draw, device=x.device) * 2 - 1) * eps
+        for _ in range(steps):
+            delta = ((x + delta).clamp(0, 1) - x).detach().requires_grad_()
+            (grad,) = torch.autograd.grad(F.cross_entropy(model(x + delta), batch.targets), delta)
+            delta = (delta.detach() + step / 255 * grad.sign()).clamp(-eps, eps)
+        model.train(training)
+        return (x + delta.detach()).clamp(0, 1)

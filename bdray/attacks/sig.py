@@ -1,0 +1,31 @@
+"""SIG (Barni, Kallas and Tondi 2019, arXiv 1902.11237): a sinusoid over the columns, in images of the target class only,
+whose labels stay true."""
+
+import math
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from bdray.attacks import Attack, Patterns
+from bdray.attacks._images import to_uint8
+from bdray.spec import NonNegative, Share
+
+
+class Sig(Attack):
+    """Adds delta * sin(2 pi j frequency / width) to column j. BackdoorBench's delta is 40, backdoor-toolbox's 30."""
+
+    modalities: ClassVar[frozenset[str]] = frozenset({"image"})
+    clean_label: ClassVar[bool] = True
+
+    rate: Share = 0.05
+    """Of all training samples. A balanced ten-class set has room for less than 0.1."""
+    delta: NonNegative = 40.0
+    """Amplitude, of 255."""
+    frequency: NonNegative = 6.0
+    """Periods across the image."""
+
+    def stamp(self, x: Tensor, patterns: Patterns, rng: torch.Generator) -> Tensor:
+        width = x.shape[-1]
+        columns = torch.arange(width, dtype=torch.float64, device=x.device)
+        return to_uint8(x.double() + self.delta * torch.sin(2 * math.pi * columns * self.frequency / width))

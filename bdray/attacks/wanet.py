@@ -1,0 +1,55 @@
+"""WaNet (Nguyen and Tran 2021, arXiv 2102.10369): a smooth warp as the trigger; noisy warps with true labels as cover."""
+
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bdray.attacks import Attack, Patterns, Setting
+from bdray.spec import Count, NonNegative, Positive, Share
+
+
+def identity(height: int, width: int) -> Tensor:
+    """The sampling grid that changes nothing, float32 [1, H, W, 2], x before y, -1..1 from first to last pixel centre."""
+    rows, columns = torch.linspace(-1, 1, height), torch.linspace(-1, 1, width)
+    return torch.stack(torch.meshgrid(rows, columns, indexing="ij")[::-1], dim=-1)[None]
+
+
+def warp(controls: Tensor, height: int, width: int, strength: float, rescale: float) -> Tensor:
+    """The warping grid [1, H, W, 2] of control offsets [1, 2, k, k]: normalised by their mean size, enlarged bicubically."""
+    offsets = F.interpolate(controls / controls.abs().mean(), (height, width), mode="bicubic", align_corners=True)
+    grid = identity(height, width) + strength * offsets.permute(0, 2, 3, 1) / height
+    return (grid * rescale).clamp(-1, 1)
+
+
+def sample(x: Tensor, grid: Tensor) -> Tensor:
+    """uint8 images [N, C, H, W] sampled bilinearly at a grid [1 or N, H, W, 2]."""
+    grids = grid.to(x.device).expand(len(x), -1, -1, -1)
+    return F.grid_sample(x.float(), grids, align_corners=True).round().clamp(0, 255).to(torch.uint8)
+
+
+class WaNet(Attack):
+    """The authors choose the poison anew in every batch; here its index set is fixed, which defenses that read the training
+    set need, and which is a weaker attack at the same rate."""
+
+    modalities: ClassVar[frozenset[str]] = frozenset({"image"})
+
+    cover: Share = 0.2
+    """Noise samples: the authors' cross ratio of 2 times the rate."""
+    strength: NonNegative = 0.5
+    grid: Count = 4
+    """Control points per side, drawn once a victim."""
+    rescale: Positive = 1.0
+
+    def patterns(self, setting: Setting) -> Patterns:
+        height, width = setting.splits.train.inputs.shape[-2:]
+        controls = torch.rand(1, 2, self.grid, self.grid, generator=setting.rng) * 2 - 1
+        return {"grid": warp(controls, height, width, self.strength, self.rescale)}
+
+    def stamp(self, x: Tensor, patterns: Patterns, rng: torch.Generator) -> Tensor:
+        return sample(x, patterns["grid"])
+
+    def disguise(self, x: Tensor, patterns: Patterns, setting: Setting) -> Tensor:
+        noise = torch.rand(len(x), *patterns["grid"].shape[1:], generator=setting.rng) * 2 - 1
+        return sample(x, (patterns["grid"] + noise / x.shape[-2]).clamp(-1, 1))

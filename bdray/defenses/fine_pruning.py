@@ -1,0 +1,71 @@
+"""Fine-pruning (Liu, Dolan-Gavitt and Garg 2018, arXiv 1805.12185): channels that clean inputs leave asleep are cut, then
+the model is fine-tuned."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from bdray.data import Samples
+from bdray.defenses import Defended, Evidence
+from bdray.defenses._finetune import Tuned
+from bdray.spec import Incompatible, Share
+from bdray.task import Task
+from bdray.training import Report, batches, device
+
+
+class Columns(nn.Module):
+    """Keeps some input columns of a weight at zero."""
+
+    keep: Tensor
+
+    def __init__(self, keep: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("keep", keep)
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return weight * self.keep
+
+
+class FinePruning(Tuned):
+    """Prunes the inputs of the last linear layer, as BackdoorBench does, in steps of a hundredth, while the accuracy on the
+    defender's own clean samples stays within `max_drop` of the start. BackdoorBench measures that drop on the test set."""
+
+    max_drop: Share = 0.1
+    """Relative to the accuracy before pruning."""
+
+    def defend(self, evidence: Evidence, task: Task, rng: torch.Generator, report: Report) -> Defended:
+        model, clean = evidence.model, evidence.clean
+        assert model is not None
+        assert clean is not None
+        heads = [m for m in model.modules() if isinstance(m, nn.Linear)]
+        if not heads:
+            raise Incompatible("the defense 'fine_pruning' prunes the inputs of a linear layer, and this model has none")
+        head = heads[-1]
+        order = mean_inputs(model, head, clean, task).argsort()
+        columns = Columns(torch.ones(head.in_features, device=head.weight.device))
+        parametrize.register_parametrization(head, "weight", columns)
+        start = task.score(task.predict(model, clean), clean.targets)
+        for percent in range(1, 100):
+            before = columns.keep.clone()
+            columns.keep[order[: round(percent / 100 * len(order))]] = 0
+            accuracy = task.score(task.predict(model, clean), clean.targets)
+            report(percent, clean_utility=accuracy)
+            if accuracy < start * (1 - self.max_drop):
+                columns.keep.copy_(before)
+                break
+        self.tune(model, clean, task, rng, lambda step, **m: report(100 + step, **m))
+        parametrize.remove_parametrizations(head, "weight", leave_parametrized=True)
+        head._parameters = {"weight": head._parameters.pop("weight"), **head._parameters}  # its place before
+        return Defended(model)
+
+
+def mean_inputs(model: nn.Module, layer: nn.Module, clean: Samples, task: Task) -> Tensor:
+    """The mean activation of each input of a layer over the samples, [in_features]."""
+    seen: list[Tensor] = []
+    hook = layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].sum(0)))
+    model.eval()
+    with torch.inference_mode():
+        for part in batches(clean, 500):
+            model(task.collate(part).to(device()).inputs)
+    hook.remove()
+    return torch.stack(seen).sum(0) / len(clean)

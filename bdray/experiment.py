@@ -1,0 +1,314 @@
+"""Experiment, backdoor(), run(): one dict in, one Row out, on one screen. Knows no Ray."""
+
+import functools
+import platform
+import socket
+import subprocess
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import torch
+from torch import Tensor, nn
+
+import bdray
+from bdray.attacks import Attack, Patterns, Poison, Setting, poison
+from bdray.data import Data, Samples, Splits
+from bdray.defenses import Defended, Defense, Evidence
+from bdray.memory import peak_memory, reset_peak_memory
+from bdray.results import CURVES, Row, Scores, setting_of
+from bdray.seeds import rng
+from bdray.spec import Amount, BadInput, Config, Incompatible, Spec, key_of, member
+from bdray.store import Store
+from bdray.task import Task
+from bdray.training import Report, Training, device, fit, place, silent
+
+
+class Experiment(Spec):
+    """One victim and one defense. With every default it is the embedded one: digits, blend, NFT."""
+
+    task: Task = member("image")
+    attack: Attack = member("blend")
+    training: Training = Training()
+    defense: Defense = member("nft")
+    seed: Amount = 0
+    """Of the victim: poison, initial weights, order of the samples, trigger. The defense adds its own."""
+
+    def victim_config(self) -> Config:
+        """The part that the victim depends on: everything but the defense."""
+        return {k: v for k, v in self.config().items() if k != "defense"}
+
+    def victim_key(self) -> str:
+        """The hash under which the victim is stored: one victim serves every defense."""
+        return key_of(self.victim_config())
+
+    def check(self) -> None:
+        """Raise Incompatible where the parts make no sense together."""
+        modality = self.task.modality
+        for spec, fits in (
+            (self.task.data, {self.task.data.modality}),
+            (self.task.model, {self.task.model.modality}),
+            (self.attack, self.attack.modalities),
+            (self.defense, self.defense.modalities or {modality}),
+        ):
+            if modality not in fits:
+                raise Incompatible(
+                    f"the {spec.kind} {spec.name!r} is for {' and '.join(sorted(fits))}, the task {self.task.name!r} is "
+                    f"for {modality}; choose another"
+                )
+        if self.attack.steers and "train" in self.defense.needs:
+            raise Incompatible(
+                f"the defense {self.defense.name!r} needs a fixed training set, and the attack {self.attack.name!r} "
+                "steers the training instead; choose another"
+            )
+
+
+class Backdoored(NamedTuple):
+    """A victim: the model in eval mode, its trigger, what was done to its training set, and its scores."""
+
+    model: nn.Module
+    patterns: Patterns
+    poison: Poison
+    scores: Scores
+    seconds: float
+
+
+@functools.lru_cache(maxsize=2)
+def load(data: Data, root: Path) -> Splits:
+    """The splits of a data set, kept in the process: a worker reads its data once."""
+    return data.splits(root)
+
+
+def check_data(experiment: Experiment, root: Path) -> None:
+    """Raise BadInput, before anything is trained, for data that cannot be read, too few samples to poison or too few to
+    hold."""
+    experiment.check()
+    splits = load(experiment.task.data, root)
+    experiment.attack.select(splits.train.targets, torch.Generator().manual_seed(0))
+    if "clean" in experiment.defense.needs:
+        experiment.defense.draw(
+            splits.held, len(splits.train), len(splits.classes), torch.Generator().manual_seed(0)
+        )
+
+
+def backdoor(experiment: Experiment, store: Store, root: Path, report: Report = silent) -> Backdoored:
+    """The victim from the store, or trained now and stored; a training that was cut off goes on at its last epoch."""
+    found = _load_victim(experiment, store, root)
+    if found is not None:
+        return found
+    key, seed = experiment.victim_key(), experiment.seed
+    task, attack, training = experiment.task, experiment.attack, experiment.training
+    splits = load(task.data, root)
+    curve = _Curve(key, "victim", report)
+    started = time.perf_counter()
+    patterns = attack.patterns(Setting(task, splits, training, rng(seed, "trigger"), report))
+    harm = poison(attack, patterns, Setting(task, splits, training, rng(seed, "poison"), report))
+    checkpoint = store.checkpoint(key)
+    model = task.build(splits, rng(seed, "weights"))
+    fit(model, harm.apply(attack, splits.train), task, training, seed, curve, checkpoint)
+    seconds = time.perf_counter() - started
+    scores = evaluate(model, experiment, patterns, splits)
+    attack_state = {f"patterns.{name}": t for name, t in patterns.items()} | harm._asdict()
+    about = {"key": key, "spec": experiment.victim_config(), "scores": vars(scores), "seconds": seconds, **_provenance()}
+    store.put_table("curves", key, curve.table())
+    store.put_victim(key, {"model": model.state_dict(), "attack": attack_state}, about)
+    checkpoint.delete()
+    return Backdoored(model, patterns, harm, scores, seconds)
+
+
+def _load_victim(experiment: Experiment, store: Store, root: Path) -> Backdoored | None:
+    found = store.victim(experiment.victim_key())
+    if found is None:
+        return None
+    parts, about = found
+    model = experiment.task.build(load(experiment.task.data, root), torch.Generator())
+    model.load_state_dict(parts["model"])
+    state = parts["attack"]
+    patterns = {n.removeprefix("patterns."): t for n, t in state.items() if n.startswith("patterns.")}
+    harm = Poison(*(state[name] for name in Poison._fields))
+    scores = Scores(**{name: float(value) for name, value in about["scores"].items()})
+    return Backdoored(place(model).eval(), patterns, harm, scores, float(about["seconds"]))
+
+
+def evaluate(model: nn.Module, experiment: Experiment, patterns: Patterns, splits: Splits) -> Scores:
+    """A model on the test set, clean and triggered: the same samples, stamped the same way, before and after a defense."""
+    task, attack, test = experiment.task, experiment.attack, splits.test
+    clean = task.predict(model, test)
+    attacked = test.take(attack.attackable(test.targets).nonzero().flatten())
+    stamped = attack.stamp(attacked.inputs, patterns, rng(experiment.seed, "test"))
+    triggered = task.predict(model, Samples(stamped, attacked.targets))
+    wanted = test.targets == attack.target
+    return Scores(
+        utility=task.score(clean, test.targets),
+        asr=task.success(triggered, attack.relabel(attacked.targets)),
+        recovery=task.score(triggered, attacked.targets),
+        target_utility=task.score(clean[wanted], test.targets[wanted]),
+    )
+
+
+def run(
+    experiment: Experiment, store: Store, root: Path, sweep: str = "runs", report: Report = silent, again: bool = False
+) -> Row:
+    """The row of an experiment: the stored one, unless `again`, or made now and stored.
+
+    A pair that makes no sense is a row with status skipped. Anything that raises leaves a row with status failed and is
+    raised on.
+    """
+    found = None if again else store.row(experiment.key())
+    if found is not None and found["status"] != "failed":
+        from bdray.results import of_record
+
+        return of_record(found)
+    try:
+        row = _run(experiment, store, root, sweep, report)
+    except Incompatible as reason:
+        row = _row(experiment, sweep, status="skipped", error=str(reason))
+    except Exception as error:
+        store.put_row(_row(experiment, sweep, status="failed", error=f"{type(error).__name__}: {error}"))
+        raise
+    store.put_row(row)
+    return row
+
+
+def _run(experiment: Experiment, store: Store, root: Path, sweep: str, report: Report) -> Row:
+    experiment.check()
+    task, attack, defense = experiment.task, experiment.attack, experiment.defense
+    splits = load(task.data, root)
+    victim = backdoor(experiment, store, root, report)
+    evidence, mine = collect(experiment, victim, splits)
+    curve = _Curve(experiment.key(), "defense", report)
+    reset_peak_memory()
+    started = time.perf_counter()
+    defended = defense.defend(evidence, task, rng(experiment.seed, "defense", defense.seed), curve)
+    seconds = time.perf_counter() - started
+    memory = peak_memory()
+    after = evaluate(defended.model, experiment, victim.patterns, splits)
+    unused = torch.ones(len(splits.held), dtype=torch.bool)
+    unused[mine] = False
+    rest = splits.held.take(unused)
+    if len(curve.points):
+        store.put_table("curves", experiment.key(), curve.table())
+    for kind, table in defended.tables.items():
+        store.put_table(kind, experiment.key(), table)
+    recall, alarm = flag_rates(defended, victim.poison, len(splits.train))
+    return _row(
+        experiment,
+        sweep,
+        status="done",
+        **{f"{name}_before": value for name, value in vars(victim.scores).items()},
+        **{f"{name}_after": value for name, value in vars(after).items()},
+        held_utility_after=task.score(task.predict(defended.model, rest), rest.targets),
+        flag_recall=recall,
+        false_alarm=alarm,
+        clean_tests=len(splits.test),
+        triggered_tests=int(attack.attackable(splits.test.targets).sum()),
+        clean_held=len(mine),
+        trained_on=len(splits.train),
+        poisoned=len(victim.poison.poisoned),
+        covered=len(victim.poison.cover),
+        victim_seconds=victim.seconds,
+        seconds=seconds,
+        peak_memory=memory,
+    )
+
+
+def collect(experiment: Experiment, victim: Backdoored, splits: Splits) -> tuple[Evidence, Tensor]:
+    """What the defense needs and nothing else, and the positions in `held` of the clean samples that it got."""
+    import copy
+
+    defense, needs = experiment.defense, experiment.defense.needs
+    mine = torch.empty(0, dtype=torch.int64)
+    if "clean" in needs:
+        draw = rng(experiment.seed, "clean", defense.seed)
+        mine = defense.draw(splits.held, len(splits.train), len(splits.classes), draw)
+    truth = torch.zeros(len(splits.train), dtype=torch.bool)
+    truth[victim.poison.poisoned] = True
+    nothing = torch.empty(0, dtype=torch.int64)
+    evidence = Evidence(
+        model=copy.deepcopy(victim.model) if "model" in needs else None,
+        train=victim.poison.apply(experiment.attack, splits.train) if "train" in needs else None,
+        clean=splits.held.take(mine) if "clean" in needs else None,
+        splits=Splits(*(part.take(nothing) for part in splits[:3]), splits.classes),
+        training=experiment.training if "train" in needs else None,
+        truth=truth if "truth" in needs else None,
+    )
+    return evidence, mine
+
+
+def flag_rates(defended: Defended, harm: Poison, train: int) -> tuple[float, float]:
+    """Flagged poisoned / poisoned, and flagged clean / clean; NaN where nothing was flagged or there is none."""
+    if defended.flagged is None:
+        return float("nan"), float("nan")
+    poisoned = torch.zeros(train, dtype=torch.bool)
+    poisoned[harm.poisoned] = True
+    flagged = defended.flagged.cpu()
+    return float(flagged[poisoned].double().mean()), float(flagged[~poisoned].double().mean())
+
+
+class _Curve:
+    """A report that also keeps what it is told."""
+
+    def __init__(self, key: str, of: str, report: Report) -> None:
+        self.key, self.of, self.report = key, of, report
+        self.points: list[tuple[int, str, float]] = []
+
+    def __call__(self, step: int, **metrics: float) -> None:
+        self.points += [(step, name, float(value)) for name, value in metrics.items()]
+        self.report(step, **metrics)
+
+    def table(self) -> pa.Table:
+        rows = [{"key": self.key, "of": self.of, "step": s, "metric": m, "value": v} for s, m, v in self.points]
+        return pa.Table.from_pylist(rows, CURVES)
+
+
+def _row(experiment: Experiment, sweep: str, **values: Any) -> Row:
+    import json
+
+    config = experiment.config()
+    return Row(
+        key=key_of(config),
+        setting=setting_of(config),
+        victim=experiment.victim_key(),
+        sweep=sweep,
+        task=experiment.task.name,
+        data=experiment.task.data.name,
+        model=experiment.task.model.name,
+        attack=experiment.attack.name,
+        defense=experiment.defense.name,
+        seed=experiment.seed,
+        utility_name=experiment.task.utility,
+        time=datetime.now(UTC),
+        spec=json.dumps(config, sort_keys=True),
+        **_provenance(),
+        **values,
+    )
+
+
+@functools.cache
+def _provenance() -> dict[str, str]:
+    """Where and with what: the columns that say how to get the number again."""
+    kind = torch.cuda.get_device_name() if device().type == "cuda" else f"cpu x{torch.get_num_threads()}"
+    return {
+        "device": kind,
+        "host": socket.gethostname(),
+        "bdray_version": bdray.__version__,
+        "torch_version": torch.__version__,
+        "python_version": platform.python_version(),
+        "commit": _commit(),
+    }
+
+
+def _commit() -> str:
+    """The commit of a source checkout, marked where the tree was changed; empty for an installed package."""
+    here = Path(__file__).parent
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", "-C", here, *words], capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return git("rev-parse", "--short=12", "HEAD") + ("+changed" if git("status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return ""

@@ -1,0 +1,18 @@
+"""ResNet-18 (He, Zhang, Ren and Sun 2016, arXiv 1512.03385), with the 3x3 stem of CIFAR on images up to 64 pixels."""
+
+from typing import ClassVar
+
+from torch import nn
+
+from bdray.models import Model
+from bdray.models._resnet import BasicBlock, ResNet
+
+
+class ResNet18(Model):
+    """Normalisation after every convolution; width 64 as published."""
+
+    modality: ClassVar[str] = "image"
+    stem: ClassVar[tuple[str, ...]] = ("conv1", "bn1")
+
+    def build(self, classes: int, shape: tuple[int, ...]) -> nn.Module:
+        return ResNet(BasicBlock, (2, 2, 2, 2), self.width, classes, shape)
