@@ -1,11 +1,12 @@
 """Experiment, backdoor(), run(): one dict in, one Row out, on one screen. Knows no Ray."""
 
+import copy
 import functools
+import json
 import platform
 import socket
 import subprocess
 import time
-from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,9 +20,9 @@ from bdray.attacks import Attack, Patterns, Poison, Setting, poison
 from bdray.data import Data, Samples, Splits
 from bdray.defenses import Defended, Defense, Evidence
 from bdray.memory import peak_memory, reset_peak_memory
-from bdray.results import CURVES, Row, Scores, setting_of
+from bdray.results import CURVES, Row, Scores, of_record, setting_of
 from bdray.seeds import rng
-from bdray.spec import Amount, BadInput, Config, Incompatible, Spec, key_of, member
+from bdray.spec import Amount, Config, Incompatible, Spec, key_of, member
 from bdray.store import Store
 from bdray.task import Task
 from bdray.training import Report, Training, device, fit, place, silent
@@ -159,15 +160,13 @@ def run(
     """
     found = None if again else store.row(experiment.key())
     if found is not None and found["status"] != "failed":
-        from bdray.results import of_record
-
         return of_record(found)
     try:
         row = _run(experiment, store, root, sweep, report)
     except Incompatible as reason:
-        row = _row(experiment, sweep, status="skipped", error=str(reason))
+        row = unfinished_row(experiment, sweep, "skipped", str(reason))
     except Exception as error:
-        store.put_row(_row(experiment, sweep, status="failed", error=f"{type(error).__name__}: {error}"))
+        store.put_row(unfinished_row(experiment, sweep, "failed", f"{type(error).__name__}: {error}"))
         raise
     store.put_row(row)
     return row
@@ -217,8 +216,6 @@ def _run(experiment: Experiment, store: Store, root: Path, sweep: str, report: R
 
 def collect(experiment: Experiment, victim: Backdoored, splits: Splits) -> tuple[Evidence, Tensor]:
     """What the defense needs and nothing else, and the positions in `held` of the clean samples that it got."""
-    import copy
-
     defense, needs = experiment.defense, experiment.defense.needs
     mine = torch.empty(0, dtype=torch.int64)
     if "clean" in needs:
@@ -264,9 +261,12 @@ class _Curve:
         return pa.Table.from_pylist(rows, CURVES)
 
 
-def _row(experiment: Experiment, sweep: str, **values: Any) -> Row:
-    import json
+def unfinished_row(experiment: Experiment, sweep: str, status: str, error: str) -> Row:
+    """The row of an experiment that was skipped or failed."""
+    return _row(experiment, sweep, status=status, error=error)
 
+
+def _row(experiment: Experiment, sweep: str, **values: Any) -> Row:
     config = experiment.config()
     return Row(
         key=key_of(config),

@@ -59,6 +59,10 @@ class Store:
                 "with --store or BDRAY_STORE"
             ) from None
 
+    def location(self) -> str:
+        """The URI, or the absolute folder, that another process opens the same store by."""
+        return self._root if self._local and "://" not in self.uri else self.uri
+
     # Rows
 
     def put_row(self, row: Row) -> None:

@@ -1,5 +1,6 @@
 """CIFAR-10 (Krizhevsky 2009): 50,000 + 10,000 colour images of 32x32 in 10 classes."""
 
+import re
 from pathlib import Path
 from typing import ClassVar
 
@@ -43,9 +44,9 @@ class Cifar10(Cifar):
         try:
             table = pq.read_table(path, columns=["image", "label", "split"])
         except (pa.ArrowException, OSError, KeyError) as error:
+            why = re.split(r"\n|\. ", str(error))[0]
             raise BadInput(
-                f"the file {path} is damaged or has no columns image, label, split ({str(error).partition('\n')[0]}); "
-                "fetch it again"
+                f"the file {path} is damaged or has no columns image, label, split ({why}); fetch it again"
             ) from None
         labels = table["label"]
         if not pa.types.is_binary(table["image"].type) or not pa.types.is_integer(labels.type) or labels.null_count:

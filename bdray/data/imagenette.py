@@ -27,9 +27,7 @@ class Imagenette(Images):
     wins over the published reductions to 320 and 160 pixels."""
 
     home: ClassVar[str] = "https://github.com/fastai/imagenette"
-    layout: ClassVar[str] = (
-        "imagenette2 (or -320, -160) with train and val, each of the folders n01440764 .. n03888257,"
-    )
+    layout: ClassVar[str] = "imagenette2 (or -320, -160) with train and val of ten folders each, named by WordNet id,"
 
     size: Count = 128
     """Height and width in pixels."""

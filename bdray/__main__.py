@@ -1,0 +1,170 @@
+"""The command line: run, sweep, table, list. Bad input is one sentence on stderr and exit status 2; Ctrl-C is 130."""
+
+import argparse
+import contextlib
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from bdray.spec import BadInput
+
+
+def main(words: list[str] | None = None) -> int:
+    """Entry point of `bdray` and `python -m bdray`; the exit status."""
+    options = _parser().parse_args(words)
+    warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
+    try:
+        return int(options.command(options) or 0)
+    except BadInput as error:
+        print(f"bdray: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"\nbdray: stopped; nothing is lost: the same command goes on from what {options.store!r} holds", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # `bdray table | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="bdray", description="Evaluate backdoor attacks and defenses at scale.")
+    places = argparse.ArgumentParser(add_help=False)
+    places.add_argument("--store", default=os.environ.get("BDRAY_STORE", "store"), metavar="URI", help="folder or bucket of rows and victims (BDRAY_STORE, store)")
+    places.add_argument("--data", default=os.environ.get("BDRAY_DATA", "data"), metavar="DIR", help="folder of the data sets (BDRAY_DATA, data)")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    one = commands.add_parser("run", parents=[places], help="one experiment", description="Run one experiment; with no words the embedded one: digits, blend, NFT.")
+    one.add_argument("words", nargs="*", metavar="path=value", help="e.g. task.data=cifar10 attack=sig attack.rate=0.05 defense=nft defense.shots=1 seed=3")
+    one.add_argument("--again", metavar="KEY", help="repeat the experiment of a stored row")
+    one.set_defaults(command=_run)
+
+    many = commands.add_parser("sweep", parents=[places], help="what a sweep file lists, on Ray", description="Run the missing cells of a sweep; the same command again goes on where it stopped.")
+    many.add_argument("file", metavar="FILE", help="e.g. sweeps/demo.py")
+    many.add_argument("words", nargs="*", metavar="path=value", help="change the sweep; a list is a grid: 'seed=[0,1,2]' samples=8")
+    many.add_argument("--dry-run", action="store_true", help="say what is done, missing and skipped; start nothing")
+    many.add_argument("--retry-failed", action="store_true", help="run cells whose row says failed once more")
+    many.add_argument("--address", help="of a Ray cluster; this machine otherwise")
+    many.set_defaults(command=_sweep)
+
+    show = commands.add_parser("table", parents=[places], help="the rows, attack x defense", description="Mean ± spread over seeds, and n, of every attack and defense in the store. Values in percent.")
+    show.add_argument("words", nargs="*", metavar="path=value", help="only these rows, e.g. attack=blend task.data=cifar10")
+    show.add_argument("--sweep", help="only this sweep's rows")
+    show.add_argument("--sort", metavar="COLUMN", help="by a column, e.g. asr_after; with a leading - the largest first")
+    form = show.add_mutually_exclusive_group()
+    form.add_argument("--csv", action="store_true", help="full precision, spread in columns of its own")
+    form.add_argument("--markdown", action="store_true")
+    show.add_argument("--sql", metavar="QUERY", help='DuckDB over the rows, e.g. "SELECT attack, avg(asr_after) FROM rows GROUP BY 1"')
+    show.add_argument("--picture", metavar="FILE", help="also draw clean utility against ASR, one point a row")
+    show.set_defaults(command=_table)
+
+    names = commands.add_parser("list", parents=[places], help="every task, data set, model, attack, defense and sweep")
+    names.add_argument("kind", nargs="?", help="only these, e.g. attacks")
+    names.set_defaults(command=_list)
+    return parser
+
+
+def _run(options: argparse.Namespace) -> None:
+    from bdray.experiment import Experiment, check_data, run
+    from bdray.overrides import experiment_config
+    from bdray.results import spec_of
+    from bdray.store import Store
+    from bdray.table import describe
+
+    store, root = Store(options.store), Path(options.data)
+    before = None
+    if options.again:
+        if options.words:
+            raise BadInput("got --again and path=value words, expected one of them; --again repeats a row as it was")
+        before = store.row(options.again)
+        if before is None:
+            raise BadInput(f"no row {options.again!r} in the store {options.store!r}; `bdray table --sql 'SELECT key FROM rows'` lists them")
+        experiment = Experiment.of(spec_of(before))
+    else:
+        experiment = Experiment.of(experiment_config(options.words))
+    check_data(experiment, root)
+    store.check_writable()
+    with _bars(experiment.training.epochs, getattr(experiment.defense, "steps", None) or getattr(experiment.defense, "epochs", None)) as report:
+        row = run(experiment, store, root, sweep=before["sweep"] if before else "runs", report=report, again=bool(before))
+    print(describe(row, before))
+
+
+@contextlib.contextmanager
+def _bars(epochs: int, steps: int | None) -> Iterator[Callable[..., None]]:
+    """A progress bar that follows the reports of the victim's training and then of the defense; silent without a terminal."""
+    from tqdm import tqdm
+
+    bar = tqdm(total=epochs, desc="working", disable=None, leave=False)
+    last = [0]
+
+    def report(step: int, **metrics: float) -> None:
+        if step < last[0]:  # the next stage counts from its own start
+            bar.reset(total=steps)
+        last[0] = step
+        bar.n = step
+        bar.set_postfix({name: f"{value:.3g}" for name, value in metrics.items()})
+
+    try:
+        yield report
+    finally:
+        bar.close()
+
+
+def _sweep(options: argparse.Namespace) -> int:
+    try:
+        from bdray.launch import launch, plan, read_sweep
+    except ModuleNotFoundError as error:
+        if error.name != "ray":
+            raise
+        raise BadInput("sweeps need Ray, which is not installed; pip install 'ray[tune,train]'") from None
+    from bdray.overrides import parse
+    from bdray.store import Store
+
+    store, root = Store(options.store), Path(options.data)
+    sweep = read_sweep(options.file)
+    for path, value in parse(options.words):
+        sweep = sweep.with_override(path, value)
+    found = plan(sweep, store, root, options.retry_failed)
+    print(found.sentence(), flush=True)
+    if options.dry_run:
+        for experiment, reason in found.skipped:
+            print(f"skipped {experiment.attack.name} x {experiment.defense.name}: {reason}")
+        return 0
+    store.check_writable()
+    failed = launch(found, store, root, options.address)
+    if failed:
+        print(f"bdray: {failed} cells failed; bdray table --sweep {sweep.name} --sql \"SELECT key, error FROM rows WHERE status = 'failed'\"", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _table(options: argparse.Namespace) -> None:
+    from bdray import table
+    from bdray.overrides import parse
+    from bdray.store import Store
+
+    store = Store(options.store)
+    rows = store.rows(options.sweep)
+    if not len(rows):
+        where = f"of the sweep {options.sweep!r} " if options.sweep else ""
+        raise BadInput(f"no rows {where}in the store {options.store!r}; make some with `bdray run` or `bdray sweep`")
+    if options.sql:
+        print(table.query(rows, options.sql, "csv" if options.csv else "markdown" if options.markdown else "text"))
+        return
+    rows = table.only(rows, parse(options.words))
+    print(table.render(rows, options.sort, "csv" if options.csv else "markdown" if options.markdown else "text"))
+    if options.picture:
+        from bdray.picture import draw
+
+        draw(rows, Path(options.picture))
+        print(f"picture: {options.picture}", file=sys.stderr)
+
+
+def _list(options: argparse.Namespace) -> None:
+    from bdray.catalogue import catalogue
+
+    print(catalogue(options.kind))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,124 @@
+"""Missing victims, on Ray Train: one worker group takes them from a queue, so that its start is paid once. A worker that
+dies restarts the group, and each victim goes on at the last epoch that the store holds."""
+
+import threading
+from typing import Any
+
+import ray
+import ray.train
+from ray.train.torch import TorchTrainer
+from tqdm import tqdm
+
+from bdray.experiment import Experiment, backdoor
+from bdray.launch.work import Work
+from bdray.spec import Config
+
+
+class Queue:
+    """Who trains which victim. A worker's unfinished claim goes back when the worker of its rank is replaced."""
+
+    def __init__(self, jobs: dict[str, Config]) -> None:
+        self.jobs = jobs
+        self.pending = list(jobs)
+        self.claims: dict[int, tuple[str, str]] = {}
+        self.epochs = dict.fromkeys(jobs, 0)
+        self.finished: set[str] = set()
+        self.errors: dict[str, str] = {}
+
+    def take(self, rank: int, token: str) -> tuple[str, Config] | None:
+        """The next victim for the worker of this rank; the token tells a restarted worker from the one before it."""
+        claim = self.claims.pop(rank, None)
+        if claim is not None and claim[0] != token and claim[1] not in self.finished:
+            self.pending.insert(0, claim[1])
+        if not self.pending:
+            return None
+        key = self.pending.pop(0)
+        self.claims[rank] = (token, key)
+        return key, self.jobs[key]
+
+    def progress(self, key: str, epoch: int) -> None:
+        """An epoch is done."""
+        self.epochs[key] = epoch
+
+    def finish(self, key: str, error: str = "") -> None:
+        """A victim is in the store, or cannot be trained."""
+        self.finished.add(key)
+        if error:
+            self.errors[key] = error
+
+    def state(self) -> tuple[int, int, dict[str, str]]:
+        """Epochs done, victims finished, errors by key."""
+        return sum(self.epochs.values()), len(self.finished), self.errors
+
+
+def train_victims(victims: dict[str, Experiment], work: Work, resources: dict[str, float]) -> dict[str, str]:
+    """Train and store every one of them; the errors of those that cannot be trained, by key."""
+    gpus = int(resources.get("GPU", 0))
+    slots = gpus or int(resources.get("CPU", 1) // work.cpus)
+    queue = ray.remote(Queue).options(num_cpus=0).remote({key: e.victim_config() for key, e in victims.items()})
+    trainer = TorchTrainer(
+        _train_loop,
+        train_loop_config={"queue": queue, "work": work},
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=max(1, min(len(victims), slots)),
+            use_gpu=bool(gpus),
+            resources_per_worker={"CPU": work.cpus, **({"GPU": 1} if gpus else {})},
+        ),
+        run_config=ray.train.RunConfig(
+            name="victims",
+            storage_path=work.records,
+            failure_config=ray.train.FailureConfig(max_failures=3, controller_failure_limit=10),
+        ),
+    )
+    epochs = sum(e.training.epochs for e in victims.values())
+    with _Watched(queue, len(victims), epochs):
+        trainer.fit()
+    return dict(ray.get(queue.state.remote())[2])
+
+
+def _train_loop(config: dict[str, Any]) -> None:
+    """What each Train worker does. The workers train different victims, so they share nothing but the queue."""
+    queue, work = config["queue"], config["work"]
+    store, root = work.settle()
+    rank = ray.train.get_context().get_world_rank()
+    token = ray.get_runtime_context().get_worker_id()
+    while (job := ray.get(queue.take.remote(rank, token))) is not None:
+        key, victim = job
+        most = [0]
+
+        def report(step: int, most: list[int] = most, key: str = key, **metrics: float) -> None:
+            most[0] = max(most[0], step)
+            queue.progress.remote(key, most[0])
+
+        try:
+            backdoor(Experiment.of(victim), store, root, report)
+            error = ""
+        except Exception as reason:  # the cells that need this victim get failed rows with this text; the others go on
+            error = f"{type(reason).__name__}: {reason}"
+        ray.get(queue.finish.remote(key, error))
+
+
+class _Watched:
+    """A progress bar fed from the queue while the trainer runs; silent where there is no terminal."""
+
+    def __init__(self, queue: Any, victims: int, epochs: int) -> None:
+        self.queue, self.victims, self.epochs = queue, victims, epochs
+        self.stop = threading.Event()
+        self.thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> None:
+        self.thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.stop.set()
+        self.thread.join(timeout=10)
+
+    def _watch(self) -> None:
+        with tqdm(total=self.epochs, desc=f"victims 0/{self.victims}", unit="epoch", disable=None) as bar:
+            while not self.stop.wait(0.5):
+                try:
+                    epochs, finished, _ = ray.get(self.queue.state.remote(), timeout=5)
+                except ray.exceptions.RayError:
+                    return
+                bar.update(epochs - bar.n)
+                bar.set_description(f"victims {finished}/{self.victims}")

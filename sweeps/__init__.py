@@ -1,0 +1,1 @@
+"""Sweeps: Ray Tune search definitions and nothing else, one `sweep` a file."""
