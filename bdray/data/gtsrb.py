@@ -59,7 +59,8 @@ class Gtsrb(Images):
 
     home: ClassVar[str] = "https://benchmark.ini.rub.de"
     layout: ClassVar[str] = (
-        f"GTSRB/Final_Training/Images/00000..00042, GTSRB/Final_Test/Images and {TRUTH}, or gtsrb/GTSRB,"
+        f"GTSRB with Final_Training/Images/00000..00042 (or Training) and Final_Test/Images, beside it {TRUTH}, all "
+        "of it perhaps in a folder gtsrb,"
     )
     mean: ClassVar[tuple[float, ...]] = (0.3403, 0.3121, 0.3214)
     std: ClassVar[tuple[float, ...]] = (0.2724, 0.2608, 0.2669)
@@ -86,7 +87,8 @@ class Gtsrb(Images):
         truth = next((p / TRUTH for p in places if (p / TRUTH).is_file()), None)
         if truth is None:
             decoy = next((p / UNLABELLED for p in places if (p / UNLABELLED).is_file()), None)
-            self.missing(decoy or base, "has no ClassId" if decoy else f"holds no {TRUTH} from GTSRB_Final_Test_GT.zip")
+            needed = f"{TRUTH} of GTSRB_Final_Test_GT.zip"
+            self.missing(decoy or base, f"has no ClassId, as {needed} has" if decoy else f"holds no {needed}")
         listed = self._labels(truth)
         there = {entry.name for entry in images.iterdir()}
         if absent := next((name for name, _ in listed if name not in there), None):
@@ -99,11 +101,10 @@ class Gtsrb(Images):
         try:
             with path.open(encoding="utf-8-sig", newline="") as file:
                 rows = csv.DictReader(file, delimiter=";", skipinitialspace=True)
+                columns = rows.fieldnames or ()
                 for column in ("Filename", "ClassId"):
-                    if column not in (rows.fieldnames or ()):
-                        self.missing(
-                            path, f"has no column {column}, only {', '.join(rows.fieldnames or ()) or 'nothing'}"
-                        )
+                    if column not in columns:
+                        self.missing(path, f"has no column {column} ({'; '.join(columns) or 'it is empty'})")
                 listed = [(row["Filename"], self._label(path, rows.line_num, row["ClassId"])) for row in rows]
         except (UnicodeError, csv.Error) as error:
             raise BadInput(f"the file {path} is damaged ({error}); fetch the data set again") from None

@@ -33,6 +33,8 @@ class Imagenette(Images):
     """Height and width in pixels."""
 
     def read(self, root: Path) -> Published:
-        folder = next((root / name for name in FOLDERS if (root / name).is_dir()), root / FOLDERS[0])
+        folder = next((root / name for name in FOLDERS if (root / name).is_dir()), None)
+        if folder is None:
+            self.missing(root, f"holds none of {', '.join(FOLDERS)}")
         train, test = (self.class_folders([folder / part / n for n in CLASSES], self.size) for part in ("train", "val"))
         return Published(train, test, list(CLASSES.values()))
