@@ -13,7 +13,7 @@ from bdray.spec import BadInput
 
 def main(words: list[str] | None = None) -> int:
     """Entry point of `bdray` and `python -m bdray`; the exit status."""
-    options = _parser().parse_args(words)
+    options = _parse(words)
     warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
     try:
         return int(options.command(options) or 0)
@@ -26,6 +26,18 @@ def main(words: list[str] | None = None) -> int:
     except BrokenPipeError:  # `bdray table | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def _parse(words: list[str] | None) -> argparse.Namespace:
+    """Words may stand before, between and after options, which argparse alone does not allow in a subcommand."""
+    parser = _parser()
+    options, rest = parser.parse_known_args(words)
+    stray = [word for word in rest if word.startswith("-") or not hasattr(options, "words")]
+    if stray:
+        parser.error(f"unrecognized arguments: {' '.join(stray)}")
+    if rest:
+        options.words += rest
+    return options
 
 
 def _parser() -> argparse.ArgumentParser:
