@@ -21,7 +21,10 @@ def main(words: list[str] | None = None) -> int:
         print(f"bdray: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(f"\nbdray: stopped; nothing is lost: the same command goes on from what {options.store!r} holds", file=sys.stderr)
+        print(
+            f"\nbdray: stopped; nothing is lost: the same command goes on from what {options.store!r} holds",
+            file=sys.stderr,
+        )
         return 130
     except BrokenPipeError:  # `bdray table | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -43,31 +46,65 @@ def _parse(words: list[str] | None) -> argparse.Namespace:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="bdray", description="Evaluate backdoor attacks and defenses at scale.")
     places = argparse.ArgumentParser(add_help=False)
-    places.add_argument("--store", default=os.environ.get("BDRAY_STORE", "store"), metavar="URI", help="folder or bucket of rows and victims (BDRAY_STORE, store)")
-    places.add_argument("--data", default=os.environ.get("BDRAY_DATA", "data"), metavar="DIR", help="folder of the data sets (BDRAY_DATA, data)")
+    places.add_argument(
+        "--store",
+        default=os.environ.get("BDRAY_STORE", "store"),
+        metavar="URI",
+        help="folder or bucket of rows and victims (BDRAY_STORE, store)",
+    )
+    places.add_argument(
+        "--data",
+        default=os.environ.get("BDRAY_DATA", "data"),
+        metavar="DIR",
+        help="folder of the data sets (BDRAY_DATA, data)",
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    one = commands.add_parser("run", parents=[places], help="one experiment", description="Run one experiment; with no words the embedded one: digits, blend, NFT.")
-    one.add_argument("words", nargs="*", metavar="path=value", help="e.g. task.data=cifar10 attack=sig attack.rate=0.05 defense=nft defense.shots=1 seed=3")
+    one = commands.add_parser(
+        "run",
+        parents=[places],
+        help="one experiment",
+        description="Run one experiment; with no words the embedded one: digits, blend, NFT.",
+    )
+    one.add_argument(
+        "words",
+        nargs="*",
+        metavar="path=value",
+        help="e.g. task.data=cifar10 attack=sig attack.rate=0.05 defense=nft defense.shots=1 seed=3",
+    )
     one.add_argument("--again", metavar="KEY", help="repeat the experiment of a stored row")
     one.set_defaults(command=_run)
 
-    many = commands.add_parser("sweep", parents=[places], help="what a sweep file lists, on Ray", description="Run the missing cells of a sweep; the same command again goes on where it stopped.")
+    many = commands.add_parser(
+        "sweep",
+        parents=[places],
+        help="what a sweep file lists, on Ray",
+        description="Run the missing cells of a sweep; the same command again goes on where it stopped.",
+    )
     many.add_argument("file", metavar="FILE", help="e.g. sweeps/demo.py")
-    many.add_argument("words", nargs="*", metavar="path=value", help="change the sweep; a list is a grid: 'seed=[0,1,2]' samples=8")
+    many.add_argument(
+        "words", nargs="*", metavar="path=value", help="change the sweep; a list is a grid: 'seed=[0,1,2]' samples=8"
+    )
     many.add_argument("--dry-run", action="store_true", help="say what is done, missing and skipped; start nothing")
     many.add_argument("--retry-failed", action="store_true", help="run cells whose row says failed once more")
     many.add_argument("--address", help="of a Ray cluster; this machine otherwise")
     many.set_defaults(command=_sweep)
 
-    show = commands.add_parser("table", parents=[places], help="the rows, attack x defense", description="Mean ± spread over seeds, and n, of every attack and defense in the store. Values in percent.")
+    show = commands.add_parser(
+        "table",
+        parents=[places],
+        help="the rows, attack x defense",
+        description="Mean ± spread over seeds, and n, of every attack and defense in the store. Values in percent.",
+    )
     show.add_argument("words", nargs="*", metavar="path=value", help="only these rows, e.g. attack=blend task.data=cifar10")
     show.add_argument("--sweep", help="only this sweep's rows")
     show.add_argument("--sort", metavar="COLUMN", help="by a column, e.g. asr_after; with a leading - the largest first")
     form = show.add_mutually_exclusive_group()
     form.add_argument("--csv", action="store_true", help="full precision, spread in columns of its own")
     form.add_argument("--markdown", action="store_true")
-    show.add_argument("--sql", metavar="QUERY", help='DuckDB over the rows, e.g. "SELECT attack, avg(asr_after) FROM rows GROUP BY 1"')
+    show.add_argument(
+        "--sql", metavar="QUERY", help='DuckDB over the rows, e.g. "SELECT attack, avg(asr_after) FROM rows GROUP BY 1"'
+    )
     show.add_argument("--picture", metavar="FILE", help="also draw clean utility against ASR, one point a row")
     show.set_defaults(command=_table)
 
@@ -91,13 +128,19 @@ def _run(options: argparse.Namespace) -> None:
             raise BadInput("got --again and path=value words, expected one of them; --again repeats a row as it was")
         before = store.row(options.again)
         if before is None:
-            raise BadInput(f"no row {options.again!r} in the store {options.store!r}; `bdray table --sql 'SELECT key FROM rows'` lists them")
+            raise BadInput(
+                f"no row {options.again!r} in the store {options.store!r}; "
+                "`bdray table --sql 'SELECT key FROM rows'` lists them"
+            )
         experiment = Experiment.of(spec_of(before))
     else:
         experiment = Experiment.of(experiment_config(options.words))
     check_data(experiment, root)
     store.check_writable()
-    with _bars(experiment.training.epochs, getattr(experiment.defense, "steps", None) or getattr(experiment.defense, "epochs", None)) as report:
+    with _bars(
+        experiment.training.epochs,
+        getattr(experiment.defense, "steps", None) or getattr(experiment.defense, "epochs", None),
+    ) as report:
         row = run(experiment, store, root, sweep=before["sweep"] if before else "runs", report=report, again=bool(before))
     print(describe(row, before))
 
@@ -146,7 +189,8 @@ def _sweep(options: argparse.Namespace) -> int:
     store.check_writable()
     failed = launch(found, store, root, options.address)
     if failed:
-        print(f"bdray: {failed} cells failed; bdray table --sweep {sweep.name} --sql \"SELECT key, error FROM rows WHERE status = 'failed'\"", file=sys.stderr)
+        reasons = f"bdray table --sweep {sweep.name} --sql \"SELECT key, error FROM rows WHERE status = 'failed'\""
+        print(f"bdray: {failed} cells failed; {reasons}", file=sys.stderr)
     return 1 if failed else 0
 
 

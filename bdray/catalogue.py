@@ -43,5 +43,4 @@ def _members(folder: Path) -> list[Path]:
 
 
 def _sentence(file: Path) -> str:
-    text = " ".join((ast.get_docstring(ast.parse(file.read_text())) or "").split("\n\n")[0].split())
-    return text
+    return " ".join((ast.get_docstring(ast.parse(file.read_text())) or "").split("\n\n")[0].split())

@@ -90,9 +90,7 @@ def check_data(experiment: Experiment, root: Path) -> None:
     splits = load(experiment.task.data, root)
     experiment.attack.select(splits.train.targets, torch.Generator().manual_seed(0))
     if "clean" in experiment.defense.needs:
-        experiment.defense.draw(
-            splits.held, len(splits.train), len(splits.classes), torch.Generator().manual_seed(0)
-        )
+        experiment.defense.draw(splits.held, len(splits.train), len(splits.classes), torch.Generator().manual_seed(0))
 
 
 def backdoor(experiment: Experiment, store: Store, root: Path, report: Report = silent) -> Backdoored:
@@ -113,7 +111,13 @@ def backdoor(experiment: Experiment, store: Store, root: Path, report: Report = 
     seconds = time.perf_counter() - started
     scores = evaluate(model, experiment, patterns, splits)
     attack_state = {f"patterns.{name}": t for name, t in patterns.items()} | harm._asdict()
-    about = {"key": key, "spec": experiment.victim_config(), "scores": vars(scores), "seconds": seconds, **_provenance()}
+    about = {
+        "key": key,
+        "spec": experiment.victim_config(),
+        "scores": vars(scores),
+        "seconds": seconds,
+        **_provenance(),
+    }
     store.put_table("curves", key, curve.table())
     store.put_victim(key, {"model": model.state_dict(), "attack": attack_state}, about)
     checkpoint.delete()
@@ -228,7 +232,7 @@ def collect(experiment: Experiment, victim: Backdoored, splits: Splits) -> tuple
         model=copy.deepcopy(victim.model) if "model" in needs else None,
         train=victim.poison.apply(experiment.attack, splits.train) if "train" in needs else None,
         clean=splits.held.take(mine) if "clean" in needs else None,
-        splits=Splits(*(part.take(nothing) for part in splits[:3]), splits.classes),
+        splits=Splits(splits.train.take(nothing), splits.held.take(nothing), splits.test.take(nothing), splits.classes),
         training=experiment.training if "train" in needs else None,
         truth=truth if "truth" in needs else None,
     )
@@ -282,13 +286,12 @@ def _row(experiment: Experiment, sweep: str, **values: Any) -> Row:
         utility_name=experiment.task.utility,
         time=datetime.now(UTC),
         spec=json.dumps(config, sort_keys=True),
-        **_provenance(),
-        **values,
+        **{**_provenance(), **values},
     )
 
 
 @functools.cache
-def _provenance() -> dict[str, str]:
+def _provenance() -> dict[str, Any]:
     """Where and with what: the columns that say how to get the number again."""
     kind = torch.cuda.get_device_name() if device().type == "cuda" else f"cpu x{torch.get_num_threads()}"
     return {

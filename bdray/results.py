@@ -109,7 +109,8 @@ def to_table(rows: list[Row]) -> pa.Table:
 def of_record(record: dict[str, Any]) -> Row:
     """The inverse, for one row of `table.to_pylist()`."""
     known = {f.name: f for f in dataclasses.fields(Row)}
-    return Row(**{k: NAN if v is None and known[k].type is float else v for k, v in record.items() if k in known})
+    values: dict[str, Any] = {k: NAN if v is None and known[k].type is float else v for k, v in record.items() if k in known}
+    return Row(**values)
 
 
 def spec_of(record: dict[str, Any]) -> Config:

@@ -107,13 +107,19 @@ class Store:
 
     def _read_rows(self, path: str) -> pa.Table | None:
         table = self._table(path)
-        if table is None or not {"key", "spec", "status"} <= set(table.column_names):
-            if table is not None:
-                self._damaged(path, "has no column key, spec or status")
+        if table is None:
             return None
-        columns = [
-            table[f.name].cast(f.type) if f.name in table.column_names else pa.nulls(len(table), f.type) for f in SCHEMA
-        ]
+        if not {"key", "spec", "status"} <= set(table.column_names):
+            self._damaged(path, "has no columns key, spec and status")
+            return None
+        if table.schema.equals(SCHEMA):
+            return table
+        have = set(table.column_names)
+        try:  # a row of another version: columns it lacks are null, columns we do not know are left out
+            columns = [table[f.name].cast(f.type) if f.name in have else pa.nulls(len(table), f.type) for f in SCHEMA]
+        except pa.ArrowException as error:
+            self._damaged(path, f"has columns of other types ({str(error).splitlines()[0]})")
+            return None
         return pa.table(columns, schema=SCHEMA)
 
     # Curves and what figures need
@@ -154,7 +160,8 @@ class Store:
             try:
                 parts[part] = load(self._get(path))
             except SafetensorError as error:
-                return self._damaged(path, str(error))
+                self._damaged(path, str(error))
+                return None
         return parts, about
 
     def victim_about(self, key: str) -> dict[str, Any] | None:
@@ -166,11 +173,13 @@ class Store:
             about = dict(json.loads(self._get(path)))
             sizes = dict(about["bytes"])
         except (ValueError, KeyError, TypeError) as error:
-            return self._damaged(path, f"is not a victim's JSON ({error})")
+            self._damaged(path, f"is not a victim's JSON ({error})")
+            return None
         for part, size in sizes.items():
             info = self._fs.get_file_info(self._path(f"victims/{key}/{part}.safetensors"))
             if info.size != size:
-                return self._damaged(f"victims/{key}/{part}.safetensors", f"has {info.size} bytes, not {size}")
+                self._damaged(f"victims/{key}/{part}.safetensors", f"has {info.size} bytes, not {size}")
+                return None
         return about
 
     # Checkpoints
@@ -220,7 +229,8 @@ class Store:
             with self._fs.open_input_file(self._path(path)) as file:
                 return pq.read_table(file)
         except (pa.ArrowInvalid, OSError) as error:
-            return self._damaged(path, str(error).splitlines()[0])
+            self._damaged(path, str(error).splitlines()[0])
+            return None
 
     def _list(self, folder: str, name: str | None) -> Iterable[str]:
         """Parquet files of one subfolder (and its compacted file), or of all."""
@@ -252,7 +262,8 @@ class StoreCheckpoint:
             tensors = load(self._store._get(self._path))
             return tensors, int(tensors.pop("epochs"))
         except (SafetensorError, KeyError) as error:
-            return self._store._damaged(self._path, str(error))
+            self._store._damaged(self._path, str(error))
+            return None
 
     def save(self, tensors: "dict[str, Tensor]", epochs: int) -> None:
         """Replace the last epoch by this one."""

@@ -100,7 +100,11 @@ def _labels(specs: dict[str, dict[str, Any]]) -> dict[str, dict[str, str]]:
             for path, value in mine.items():
                 values.setdefault((name, path), set()).add(json.dumps(value))
         for setting, (name, mine) in own.items():
-            varying = [f"{p.removeprefix(label + '.').removeprefix('task.')}={_short(v)}" for p, v in mine.items() if len(values[name, p]) > 1]
+            varying = [
+                f"{p.removeprefix(label + '.').removeprefix('task.')}={_short(v)}"
+                for p, v in mine.items()
+                if len(values[name, p]) > 1
+            ]
             width = f" width={mine['task.model.width']}" if label == "victim" and "task.model.width" in mine else ""
             out[setting][label] = " ".join([name + width, *(v for v in varying if not v.startswith("model.width="))])
     return out
@@ -132,14 +136,32 @@ def render(rows: pa.Table, sort: str | None = None, form: str = "text") -> str:
     common = len({r["victim"] for r in records}) == 1
     heads = ["attack", "defense", "n", *(HEADS[name] for name in shown), "s"]
     lines = [
-        [r["attack"], r["defense"], r["n"], *(_percent(r[name], r[f"{name}_spread"]) for name in shown), f"{r['seconds']:.1f}"]
+        [
+            r["attack"],
+            r["defense"],
+            r["n"],
+            *(_percent(r[name], r[f"{name}_spread"]) for name in shown),
+            f"{r['seconds']:.1f}",
+        ]
         for r in records
     ]
     if not common:
         heads, lines = ["victim", *heads], [[r["victim"], *line] for r, line in zip(records, lines, strict=True)]
     aligns = ["left"] * (len(heads) - len(shown) - 2) + ["right"] * (len(shown) + 2)
-    text = tabulate(lines, heads, "github" if form == "markdown" else "simple", disable_numparse=True, colalign=aligns if lines else None)
-    return "\n".join([*([f"{records[0]['victim']}; percent, mean ± spread over n seeds", ""] if common else []), text, *_others(rows)])
+    text = tabulate(
+        lines,
+        heads,
+        "github" if form == "markdown" else "simple",
+        disable_numparse=True,
+        colalign=aligns if lines else None,
+    )
+    return "\n".join(
+        [
+            *([f"{records[0]['victim']}; percent, mean ± spread over n seeds", ""] if common else []),
+            text,
+            *_others(rows),
+        ]
+    )
 
 
 def _percent(mean: float | None, spread: float | None) -> str:
@@ -152,7 +174,7 @@ def _others(rows: pa.Table) -> list[str]:
     """A line on the rows that are not in the table."""
     statuses = rows["status"].to_pylist()
     found = [f"{statuses.count(s)} {s}" for s in ("skipped", "failed") if s in statuses]
-    return ["", f"not shown: {', '.join(found)}; their reasons: --sql \"SELECT key, status, error FROM rows\""] if found else []
+    return ["", f'not shown: {", ".join(found)}; their reasons: --sql "SELECT key, status, error FROM rows"'] if found else []
 
 
 def query(rows: pa.Table, sql: str, form: str = "text") -> str:
@@ -177,11 +199,20 @@ def describe(row: Row, before: dict[str, Any] | None = None) -> str:
     """One row for a person: what it was, before and after, and on how many samples."""
     names = ("utility", "asr", "recovery", "target_utility")
     lines = [
-        [name.replace("_", " ").replace("asr", "ASR"), *(_percent(_number(getattr(row, f"{name}_{when}")), None) for when in ("before", "after"))]
+        [
+            name.replace("_", " ").replace("asr", "ASR"),
+            *(_percent(_number(getattr(row, f"{name}_{when}")), None) for when in ("before", "after")),
+        ]
         for name in names
     ]
     lines.append(["held utility", "", _percent(_number(row.held_utility_after), None)])
-    text = tabulate(lines, [f"{row.utility_name}, percent", "before", "after"], "simple", disable_numparse=True, colalign=("left", "right", "right"))
+    text = tabulate(
+        lines,
+        [f"{row.utility_name}, percent", "before", "after"],
+        "simple",
+        disable_numparse=True,
+        colalign=("left", "right", "right"),
+    )
     head = f"{row.task} {row.data} {row.model}, {row.attack}, {row.defense}, seed {row.seed}: {row.status} {row.error}".rstrip()
     counts = (
         f"n: {row.clean_tests} clean and {row.triggered_tests} triggered tests; trained on {row.trained_on}, {row.poisoned} "
@@ -191,7 +222,8 @@ def describe(row: Row, before: dict[str, Any] | None = None) -> str:
     out = [head, "", *([text, "", counts] if row.status == "done" else []), f"row {row.key}, victim {row.victim}"]
     if before is not None and before["status"] == "done":
         gaps = [abs((before[f"{n}_after"] or 0) - (_number(getattr(row, f"{n}_after")) or 0)) for n in names]
-        out.append(f"stored before: utility {_percent(before['utility_after'], None)}, ASR {_percent(before['asr_after'], None)}; largest difference {100 * max(gaps):.2f} points")
+        stored = f"utility {_percent(before['utility_after'], None)}, ASR {_percent(before['asr_after'], None)}"
+        out.append(f"stored before: {stored}; largest difference {100 * max(gaps):.2f} points")
     return "\n".join(out)
 
 

@@ -45,9 +45,9 @@ class Task(Spec):
         """A fresh model whose weights depend on `rng` alone."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed_of(int(torch.randint(2**62, (1,), generator=rng))))
-            return self.construct(splits)
+            return self.network(splits)
 
-    def construct(self, splits: Splits) -> nn.Module:
+    def network(self, splits: Splits) -> nn.Module:
         """The network for these splits, initialised from torch's global generator."""
         raise NotImplementedError
 

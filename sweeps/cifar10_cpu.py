@@ -15,8 +15,7 @@ sweep = Sweep(
         "training": {"epochs": 30, "lr": 0.1, "schedule": "onecycle", "precision": "bfloat16"},
         "attack": tune.grid_search(["badnets", "blend", "sig", "wanet"]),
         "defense": tune.grid_search(
-            ["none"]
-            + [{"name": name, "shots": shots} for name in ("fine_tuning", "fine_pruning", "nft") for shots in (0, 1)]
+            ["none"] + [{"name": name, "shots": shots} for name in ("fine_tuning", "fine_pruning", "nft") for shots in (0, 1)]
         ),
         "seed": tune.grid_search([0, 1, 2]),
     },

@@ -52,7 +52,7 @@ class Image(Task):
     def stem(self) -> tuple[str, ...]:
         return tuple(f"net.{name}" for name in self.model.stem)
 
-    def construct(self, splits: Splits) -> nn.Module:
+    def network(self, splits: Splits) -> nn.Module:
         net = self.model.build(len(splits.classes), tuple(splits.train.inputs.shape[1:]))
         parts = {"normalize": Normalize(self.data.mean, self.data.std), "net": net}  # type: ignore[attr-defined]
         return nn.Sequential(OrderedDict(parts))

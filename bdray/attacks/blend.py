@@ -30,9 +30,7 @@ class Blend(Attack):
             with Image.open(Path(self.image).expanduser()) as picture:
                 fitted = picture.convert("RGB").resize((width, height), Image.Resampling.BILINEAR)
         except (OSError, UnidentifiedImageError) as error:
-            raise BadInput(
-                f"blend.image: got {self.image!r}, expected a picture file that can be read ({error})"
-            ) from None
+            raise BadInput(f"blend.image: got {self.image!r}, expected a picture file that can be read ({error})") from None
         return {"image": torch.from_numpy(np.array(fitted)).permute(2, 0, 1)[:channels].contiguous()}
 
     def stamp(self, x: Tensor, patterns: Patterns, rng: torch.Generator) -> Tensor:

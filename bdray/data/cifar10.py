@@ -33,9 +33,7 @@ class Cifar10(Cifar):
         if folder.is_dir():
             train = [self._batch(folder / f"data_batch_{i}", "labels", len(CLASSES)) for i in range(1, 6)]
             inputs, targets = torch.cat([b.inputs for b in train]), torch.cat([b.targets for b in train])
-            return Published(
-                Samples(inputs, targets), self._batch(folder / "test_batch", "labels", len(CLASSES)), CLASSES
-            )
+            return Published(Samples(inputs, targets), self._batch(folder / "test_batch", "labels", len(CLASSES)), CLASSES)
         if (root / PARQUET).is_file():
             return self._parquet(root / PARQUET)
         return self.missing(root, f"holds neither {FOLDER} nor {PARQUET}" if root.is_dir() else "is not there")

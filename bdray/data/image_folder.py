@@ -13,9 +13,7 @@ class ImageFolder(Images):
     that are no images are skipped; images in folders below a class folder belong to that class."""
 
     home: ClassVar[str] = "no one place: these are your own images"
-    layout: ClassVar[str] = (
-        "train/<class>/*.jpg and test/<class>/*.jpg (or val; or png, ppm, bmp, tif, webp) in that folder"
-    )
+    layout: ClassVar[str] = "train/<class>/*.jpg and test/<class>/*.jpg (or val; or png, ppm, bmp, tif, webp) in that folder"
 
     path: str
     """The folder that holds train and test: below the data folder, or absolute, which ties the key to one machine."""

@@ -34,9 +34,7 @@ class Miniature(Images):
     """Training images of each class, before `held` is taken off."""
 
     def read(self, root: Path) -> Published:
-        return Published(
-            self._make("train", self.per_class), self._make("test", -(-self.per_class // 2)), list(COLOURS)
-        )
+        return Published(self._make("train", self.per_class), self._make("test", -(-self.per_class // 2)), list(COLOURS))
 
     def _make(self, part: str, per_class: int) -> Samples:
         draw = rng(0, "miniature", part, self.size)

@@ -17,9 +17,7 @@ class TinyImagenet(Images):
     labels and is ignored. Classes are numbered by sorted WordNet id, as most code does, not as in wnids.txt."""
 
     home: ClassVar[str] = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
-    layout: ClassVar[str] = (
-        f"{FOLDER} with wnids.txt, words.txt, train/<wnid>/images and val/images, val/{ANNOTATIONS},"
-    )
+    layout: ClassVar[str] = f"{FOLDER} with wnids.txt, words.txt, train/<wnid>/images and val/images, val/{ANNOTATIONS},"
     mean: ClassVar[tuple[float, ...]] = (0.4802, 0.4481, 0.3975)
     std: ClassVar[tuple[float, ...]] = (0.2770, 0.2691, 0.2821)
 

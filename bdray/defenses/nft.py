@@ -99,7 +99,7 @@ class Nft(Defense):
         wanted = {p: p.requires_grad for p in model.parameters()}
         model.requires_grad_(False)
         masked = self.attach(model, task)
-        masks = [m.mask.values for m in masked]
+        masks: list[Tensor] = [m.mask.values for m in masked]
         optimizer = torch.optim.SGD(masks, self.lr, momentum=self.momentum)
         coefficient = self.eta * (len(splits.classes) / len(clean) if self.per_class else 1.0)
         model.train(self.bn != "eval")
@@ -217,7 +217,7 @@ def fold(masked: list[Masked]) -> None:
         parametrize.remove_parametrizations(module, "weight", leave_parametrized=False)
         module._parameters = {"weight": module._parameters.pop("weight"), **module._parameters}  # its place before
         with torch.no_grad():
-            module.weight.copy_(mask(module.weight))  # type: ignore[operator, arg-type]
+            module.weight.copy_(mask(module.weight))  # type: ignore[operator]
 
 
 def recalibrate(model: nn.Module, clean: Samples, task: Task, size: int) -> None:

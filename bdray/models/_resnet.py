@@ -75,5 +75,7 @@ class ResNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
-        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
-        return self.fc(torch.flatten(F.adaptive_avg_pool2d(self.last(x), 1), 1))
+        for stage in range(1, 5):
+            x = self.get_submodule(f"layer{stage}")(x)
+        logits: Tensor = self.fc(torch.flatten(F.adaptive_avg_pool2d(self.last(x), 1), 1))
+        return logits

@@ -20,7 +20,14 @@ class MobileNetV2(Model):
     def build(self, classes: int, shape: tuple[int, ...]) -> nn.Module:
         small = shape[-1] <= 64
         # expansion, channels, repeats, stride; the field's CIFAR versions drop the first two strides.
-        stages = [[1, 16, 1, 1], [6, 24, 2, 1 if small else 2], [6, 32, 3, 2], [6, 64, 4, 2], [6, 96, 3, 1], [6, 160, 3, 2]]
+        stages = [
+            [1, 16, 1, 1],
+            [6, 24, 2, 1 if small else 2],
+            [6, 32, 3, 2],
+            [6, 64, 4, 2],
+            [6, 96, 3, 1],
+            [6, 160, 3, 2],
+        ]
         net = Published(classes, self.width / 32, [*stages, [6, 320, 1, 1]], round_nearest=4, dropout=0.0)
         if small:
             net.features[0][0].stride = (1, 1)

@@ -9,7 +9,7 @@ from torchvision.models.vgg import make_layers
 
 from bdray.models import Model
 
-PLAN = [1, 1, "M", 2, 2, "M", 4, 4, 4, 4, "M", 8, 8, 8, 8, "M", 8, 8, 8, 8, "M"]
+PLAN: list[int | str] = [1, 1, "M", 2, 2, "M", 4, 4, 4, 4, "M", 8, 8, 8, 8, "M", 8, 8, 8, 8, "M"]
 """Channels in multiples of the width; M halves height and width."""
 
 
