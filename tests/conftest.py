@@ -1,0 +1,26 @@
+"""What all tests share: one torch thread, a store of their own, the real data's folder."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from bdray.store import Store
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture()
+def store(tmp_path: Path) -> Store:
+    """An empty store."""
+    return Store(str(tmp_path / "store"))
+
+
+@pytest.fixture()
+def real_data() -> Path:
+    """The folder named by BDRAY_DATA; skips where it is absent."""
+    folder = Path(os.environ.get("BDRAY_DATA", "data"))
+    if not (folder / "cifar10_jpeg.parquet").is_file():
+        pytest.skip(f"no real data: BDRAY_DATA={folder} has no cifar10_jpeg.parquet")
+    return folder
