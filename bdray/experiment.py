@@ -88,7 +88,7 @@ def check_data(experiment: Experiment, root: Path) -> None:
     hold."""
     experiment.check()
     splits = load(experiment.task.data, root)
-    experiment.attack.select(splits.train.targets, torch.Generator().manual_seed(0))
+    experiment.attack.check(splits)
     if "clean" in experiment.defense.needs:
         experiment.defense.draw(splits.held, len(splits.train), len(splits.classes), torch.Generator().manual_seed(0))
 

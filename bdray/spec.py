@@ -176,6 +176,8 @@ def _sentence(cls: type[Spec], error: ValidationError) -> str:
     first = error.errors()[0]
     if first["type"] == "bdray":  # a nested spec's own sentence
         return str(first["msg"])
+    if first["type"] == "value_error":
+        return str(first["ctx"]["error"])
     owner = cls.__module__.rpartition(".")[2] if cls._contract() else cls.__name__.lower()
     path = [str(part) for part in first["loc"] if isinstance(part, str) and (part.isidentifier() or part == first["loc"][-1])]
     holder = cls

@@ -46,6 +46,11 @@ class Attack(Spec):
     cover: Share = 0.0
     """Stamped samples that keep their true label / all training samples."""
 
+    def check(self, splits: Splits) -> None:
+        """Raise BadInput, before anything is trained, for what cannot be done to this data set: too few samples to poison, a
+        file that cannot be read."""
+        self.select(splits.train.targets, torch.Generator().manual_seed(0))
+
     def patterns(self, setting: Setting) -> Patterns:
         """The trigger's tensors, drawn from `setting.rng`, read from a file or learned; called once a victim."""
         return {}

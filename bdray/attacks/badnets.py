@@ -7,6 +7,7 @@ from torch import Tensor
 
 from bdray.attacks import Attack, Patterns
 from bdray.attacks._images import CHECKER, blended
+from bdray.data import Splits
 from bdray.spec import BadInput, Count, Share
 
 
@@ -21,11 +22,15 @@ class BadNets(Attack):
     """Height and width of the patch in pixels; a checkerboard is 3."""
     opacity: Share = 1.0
 
-    def stamp(self, x: Tensor, patterns: Patterns, rng: torch.Generator) -> Tensor:
-        if self.size > min(x.shape[-2:]):
-            raise BadInput(f"badnets.size: got {self.size}, expected at most {min(x.shape[-2:])}, the height of the images")
+    def check(self, splits: Splits) -> None:
+        super().check(splits)
+        side = min(splits.train.inputs.shape[-2:])
+        if self.size > side:
+            raise BadInput(f"badnets.size: got {self.size}, expected at most {side}, the size of the images")
         if self.pattern == "checkerboard" and self.size != 3:
             raise BadInput(f"badnets.size: got {self.size}, expected 3, the only size of a checkerboard")
+
+    def stamp(self, x: Tensor, patterns: Patterns, rng: torch.Generator) -> Tensor:
         patch = CHECKER if self.pattern == "checkerboard" else torch.full((self.size, self.size), 255, dtype=torch.uint8)
         corner = x[..., -self.size :, -self.size :]
         out = x.clone()

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from bdray.attacks import Attack, Patterns, Setting
 from bdray.attacks._images import blended, rosette
+from bdray.data import Splits
 from bdray.spec import BadInput, Share
 
 
@@ -22,16 +23,23 @@ class Blend(Attack):
     """A picture file; it is resized to the data set's images and saved with the victim."""
     opacity: Share = 0.2
 
+    def check(self, splits: Splits) -> None:
+        super().check(splits)
+        self._picture(splits)
+
     def patterns(self, setting: Setting) -> Patterns:
-        channels, height, width = setting.splits.train.inputs.shape[1:]
+        return {"image": self._picture(setting.splits)}
+
+    def _picture(self, splits: Splits) -> Tensor:
+        channels, height, width = splits.train.inputs.shape[1:]
         if not self.image:
-            return {"image": rosette(height, width)[:channels]}
+            return rosette(height, width)[:channels]
         try:
             with Image.open(Path(self.image).expanduser()) as picture:
                 fitted = picture.convert("RGB").resize((width, height), Image.Resampling.BILINEAR)
         except (OSError, UnidentifiedImageError) as error:
             raise BadInput(f"blend.image: got {self.image!r}, expected a picture file that can be read ({error})") from None
-        return {"image": torch.from_numpy(np.array(fitted)).permute(2, 0, 1)[:channels].contiguous()}
+        return torch.from_numpy(np.array(fitted)).permute(2, 0, 1)[:channels].contiguous()
 
     def stamp(self, x: Tensor, patterns: Patterns, rng: torch.Generator) -> Tensor:
         return blended(x, patterns["image"].to(x.device), self.opacity)

@@ -3,12 +3,12 @@
 import os
 
 # Read by Ray when it is imported: no phoning home, Train polls its workers five times a second instead of every two seconds,
-# and Ctrl-C reaches us instead of Tune's own handler.
+# Ctrl-C reaches us instead of Tune's own handler, and Tune is quiet: the progress bar is ours.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
 os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
-os.environ.setdefault("RAY_TRAIN_ENABLE_CONTROLLER_STRUCTURED_LOGGING", "0")
+os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 
 from bdray.launch.expand import Sweep, expand, read_sweep
 from bdray.launch.launch import Plan, launch, plan
