@@ -38,7 +38,7 @@ def put(config: Config, path: str, value: Any) -> Config:
     head, _, rest = path.partition(".")
     out = dict(config)
     if not rest:
-        out[head] = {"name": value} if isinstance(value, str) and isinstance(out.get(head), dict | str) else value
+        out[head] = value
         return out
     out[head] = _inside(out.get(head, {}), rest, value)
     return out

@@ -14,7 +14,6 @@ from collections.abc import Iterable
 from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ModelWrapValidatorHandler, ValidationError, model_validator
-from pydantic_core import PydanticCustomError
 
 Config = dict[str, Any]
 """A spec as JSON values, defaults spelled out; `name` says which member of a folder it is."""
@@ -45,7 +44,7 @@ class Incompatible(BadInput):
 def unknown(kind: str, got: str, known: Iterable[str]) -> str:
     """The sentence for a name that does not exist, with the nearest one that does."""
     known = sorted(known)
-    near = difflib.get_close_matches(got, known, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(got, known, n=1)
     cure = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(known) or '(nothing)'}"
     return f"no {kind} named {got!r}; {cure}"
 
@@ -89,12 +88,16 @@ class Spec(BaseModel):
     @classmethod
     def of(cls, config: Config | str) -> Self:
         """Build from `"nft"` or `{"name": "nft", "lr": 0.01}`, nested specs included. Raises BadInput."""
-        config = {"name": config} if isinstance(config, str) else dict(config)
         chosen = cls
+        if cls._is_contract() and isinstance(config, str):
+            config = {"name": config}
+        if not isinstance(config, dict):
+            raise BadInput(f"{cls.kind or cls.__name__.lower()}: got {config!r}, expected a group of fields")
+        config = dict(config)
         if cls._is_contract():
             name = config.pop("name", None)
             if not isinstance(name, str):
-                raise BadInput(f"got no name of a {cls.kind}; expected one of {', '.join(cls.names())}")
+                raise BadInput(f"{cls.kind}: got no name, expected one of {', '.join(cls.names())}")
             chosen = cls.member(name)
         return chosen(**config)
 
@@ -127,13 +130,8 @@ class Spec(BaseModel):
     @classmethod
     def _resolve(cls, value: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
         """Where a field is typed by a contract, a name or a dict with a name becomes the member."""
-        if isinstance(value, str) and cls._contract() is None:
-            raise PydanticCustomError("bdray", "{text}", {"text": f"expected a group of fields, got {value!r}"})
         if cls._is_contract() and isinstance(value, str | dict):
-            try:
-                return cls.of(value)
-            except BadInput as error:
-                raise PydanticCustomError("bdray", "{text}", {"text": str(error)}) from None
+            return cls.of(value)
         if isinstance(value, dict):
             value = {field: cls._named(field, inner) for field, inner in value.items()}
         return handler(value)
@@ -174,9 +172,7 @@ _EXPECTED = {
 def _sentence(cls: type[Spec], error: ValidationError) -> str:
     """The first failed check as one sentence."""
     first = error.errors()[0]
-    if first["type"] == "bdray":  # a nested spec's own sentence
-        return str(first["msg"])
-    if first["type"] == "value_error":
+    if first["type"] == "value_error":  # a nested spec's or a validator's own sentence
         return str(first["ctx"]["error"])
     owner = cls.__module__.rpartition(".")[2] if cls._contract() else cls.__name__.lower()
     path = [str(part) for part in first["loc"] if isinstance(part, str) and (part.isidentifier() or part == first["loc"][-1])]

@@ -40,8 +40,9 @@ class LabelConsistent(Attack):
         out = x.clone()
         patch = CHECKER.to(x.device)
         for rows in (slice(0, 3), slice(-3, None)):
-            for columns in (slice(0, 3), slice(-3, None)):
-                out[..., rows, columns] = blended(out[..., rows, columns], patch, self.opacity)
+            # The left corners mirror the right ones, so that a flipped image shows the same trigger.
+            for columns, corner in ((slice(0, 3), patch.flip(1)), (slice(-3, None), patch)):
+                out[..., rows, columns] = blended(out[..., rows, columns], corner, self.opacity)
         return out
 
     def plant(self, x: Tensor, patterns: Patterns, setting: Setting) -> Tensor:
