@@ -2,14 +2,15 @@
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, Self
 
 import torch
+from pydantic import model_validator
 from torch import Tensor, nn
 
 from bdray.data import Samples
 from bdray.seeds import rng
-from bdray.spec import Count, NonNegative, Positive, Share, Spec
+from bdray.spec import BadInput, Count, NonNegative, Positive, Share, Spec
 from bdray.task import Batch, Task
 
 Report = Callable[..., None]
@@ -34,6 +35,12 @@ class Training(Spec):
     augment: bool = True
     precision: Literal["float32", "bfloat16"] = "float32"
     """Of the forward pass; weights stay float32."""
+
+    @model_validator(mode="after")
+    def _nesterov_has_momentum(self) -> Self:
+        if self.nesterov and not self.momentum:
+            raise BadInput("training.momentum: got 0 with nesterov, expected more than 0; set one of the two")
+        return self
 
     def lr_at(self, progress: float) -> float:
         """The learning rate when a share `progress` of all steps is done."""

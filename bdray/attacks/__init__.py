@@ -92,7 +92,7 @@ class Attack(Spec):
             raise BadInput(
                 f"{self.name}.rate: got {self.rate}, that is {wanted} of {len(y)} training samples, but only "
                 f"{len(candidates)} can be poisoned ({'of' if self.clean_label else 'outside'} class {self.target}); "
-                f"the largest possible rate is {len(candidates) / len(y):.6f}".rstrip("0")
+                f"the largest possible rate is {len(candidates) / len(y):.6g}"
             )
         poisoned = candidates[torch.randperm(len(candidates), generator=rng)[:wanted]]
         free = torch.ones(len(y), dtype=torch.bool)

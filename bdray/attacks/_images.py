@@ -1,7 +1,11 @@
 """What the attacks on images share: blending, the checkerboard patch, and an image of our own to blend in."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
+
+PART = 256  # images stamped at a time
 
 CHECKER = torch.tensor([[0, 0, 255], [0, 255, 0], [255, 0, 255]], dtype=torch.uint8)
 """The 3x3 patch of the ANP and NFT code bases and of the label-consistent attack."""
@@ -12,9 +16,14 @@ def to_uint8(x: Tensor) -> Tensor:
     return x.clamp(0, 255).to(torch.uint8)
 
 
+def by_parts(stamp: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+    """`stamp` applied to so many images at a time that their copies in floating point stay small beside the data set."""
+    return torch.cat([stamp(*parts) for parts in zip(*(x.split(PART) for x in inputs), strict=True)])
+
+
 def blended(x: Tensor, image: Tensor, opacity: float) -> Tensor:
     """(1 - opacity) x + opacity image, in double precision so that the cut-off fraction is that of the formula."""
-    return to_uint8((1 - opacity) * x.double() + opacity * image.double())
+    return by_parts(lambda part: to_uint8((1 - opacity) * part.double() + opacity * image.double()), x)
 
 
 def rosette(height: int, width: int) -> Tensor:

@@ -5,7 +5,7 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from bdray.attacks import Attack, Patterns, Setting
@@ -36,10 +36,11 @@ class Blend(Attack):
             return rosette(height, width)[:channels]
         try:
             with Image.open(Path(self.image).expanduser()) as picture:
-                fitted = picture.convert("RGB").resize((width, height), Image.Resampling.BILINEAR)
-        except (OSError, UnidentifiedImageError) as error:
+                mode = "L" if channels == 1 else "RGB"
+                fitted = picture.convert(mode).resize((width, height), Image.Resampling.BILINEAR)
+        except (OSError, Image.DecompressionBombError) as error:
             raise BadInput(f"blend.image: got {self.image!r}, expected a picture file that can be read ({error})") from None
-        return torch.from_numpy(np.array(fitted)).permute(2, 0, 1)[:channels].contiguous()
+        return torch.from_numpy(np.array(fitted)).view(height, width, channels).permute(2, 0, 1).contiguous()
 
     def stamp(self, x: Tensor, patterns: Patterns, rng: torch.Generator) -> Tensor:
         return blended(x, patterns["image"].to(x.device), self.opacity)

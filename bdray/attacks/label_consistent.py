@@ -1,6 +1,7 @@
 """Label-consistent attack (Turner, Tsipras and Madry 2019, arXiv 1912.02771): images of the target class are made hard by
 adversarial perturbation, then stamped in the four corners; labels stay true."""
 
+import math
 from typing import ClassVar, Literal
 
 import torch
@@ -30,7 +31,7 @@ class LabelConsistent(Attack):
     """Step size, of 255."""
     steps: Amount = 100
     opacity: Share = 1.0
-    """Of the corners."""
+    """Of the corners. The authors' weaker trigger adds and subtracts an amplitude instead; at 1 the two are the same."""
     surrogate: Literal["robust", "standard"] = "robust"
     """robust: trained on one-step perturbations with a random start (Wong, Rice and Kolter 2020), as the attack wants."""
     surrogate_epochs: Amount = 0
@@ -66,7 +67,9 @@ class LabelConsistent(Attack):
         hard = []
         for part in batches(type(splits.train)(x, y), 512):
             batch = task.collate(part).to(device())
-            hard.append(to_uint8((self._ascend(model, batch, draw, self.steps, self.step) * 255).round()).cpu())
+            pixels = (self._ascend(model, batch, draw, self.steps, self.step) * 255).round().cpu()
+            moved = (pixels - part.inputs).clamp(-math.floor(self.eps), math.floor(self.eps))  # rounding may leave the ball
+            hard.append(to_uint8(part.inputs + moved))
         return torch.cat(hard)
 
     def _ascend(self, model: nn.Module, batch: Batch, draw: torch.Generator, steps: int, step: float) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from bdray.attacks import Attack, Patterns
-from bdray.attacks._images import to_uint8
+from bdray.attacks._images import by_parts, to_uint8
 from bdray.spec import NonNegative, Share
 
 
@@ -28,4 +28,5 @@ class Sig(Attack):
     def stamp(self, x: Tensor, patterns: Patterns, rng: torch.Generator) -> Tensor:
         width = x.shape[-1]
         columns = torch.arange(width, dtype=torch.float64, device=x.device)
-        return to_uint8(x.double() + self.delta * torch.sin(2 * math.pi * columns * self.frequency / width))
+        wave = self.delta * torch.sin(2 * math.pi * columns * self.frequency / width)
+        return by_parts(lambda part: to_uint8(part.double() + wave), x)

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bdray.attacks import Attack, Patterns, Setting
+from bdray.attacks._images import by_parts
 from bdray.spec import Count, NonNegative, Positive, Share
 
 
@@ -25,8 +26,11 @@ def warp(controls: Tensor, height: int, width: int, strength: float, rescale: fl
 
 def sample(x: Tensor, grid: Tensor) -> Tensor:
     """uint8 images [N, C, H, W] sampled bilinearly at a grid [1 or N, H, W, 2]."""
-    grids = grid.to(x.device).expand(len(x), -1, -1, -1)
-    return F.grid_sample(x.float(), grids, align_corners=True).round().clamp(0, 255).to(torch.uint8)
+
+    def warped(part: Tensor, grids: Tensor) -> Tensor:
+        return F.grid_sample(part.float(), grids, align_corners=True).round().clamp(0, 255).to(torch.uint8)
+
+    return by_parts(warped, x, grid.to(x.device).expand(len(x), -1, -1, -1))
 
 
 class WaNet(Attack):

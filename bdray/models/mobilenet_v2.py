@@ -10,7 +10,8 @@ from bdray.spec import Count
 
 
 class MobileNetV2(Model):
-    """Inverted residuals; `width` is the stem's channels, published as 32, and every stage scales with it."""
+    """Inverted residuals; `width` is the stem's channels, published as 32, and every stage scales with it. Without the
+    dropout before torchvision's head."""
 
     modality: ClassVar[str] = "image"
     stem: ClassVar[tuple[str, ...]] = ("features.0",)
@@ -34,4 +35,5 @@ class MobileNetV2(Model):
         if shape[0] != 3:
             old = net.features[0][0]
             net.features[0][0] = nn.Conv2d(shape[0], old.out_channels, 3, old.stride, 1, bias=False)
+            nn.init.kaiming_normal_(net.features[0][0].weight, mode="fan_out")  # as torchvision's
         return net
