@@ -99,7 +99,7 @@ class Gtsrb(Images):
     def _labels(self, path: Path) -> list[tuple[str, int]]:
         """File names and class numbers of the test images, in the order of the list."""
         try:
-            with path.open(encoding="utf-8-sig", newline="") as file:
+            with path.open(encoding="utf-8", newline="") as file:
                 rows = csv.DictReader(file, delimiter=";", skipinitialspace=True)
                 columns = rows.fieldnames or ()
                 for column in ("Filename", "ClassId"):

@@ -1,6 +1,7 @@
 """The readers of image data sets, each on a miniature in its real format with that format's traps."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import image_miniatures as made
@@ -107,6 +108,20 @@ def test_image_folder(tmp_path: Path, test: str) -> None:
     for path in ("pets", str(tmp_path / "pets")):
         found = check({"name": "image_folder", "path": path}, tmp_path, expected)
         assert found.classes == ["Zebra", "ant", "cat"]
+
+
+def test_image_folder_does_not_depend_on_the_order_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected, iterdir, walk = made.image_folder(tmp_path), Path.iterdir, os.walk
+    monkeypatch.setattr(Path, "iterdir", lambda folder: sorted(iterdir(folder), reverse=True))
+    monkeypatch.setattr(os, "walk", lambda folder, **options: backwards(walk(folder, **options)))
+
+    def backwards(steps: Iterator[tuple[str, list[str], list[str]]]) -> Iterator[tuple[str, list[str], list[str]]]:
+        for here, folders, files in steps:
+            folders.sort(reverse=True)
+            yield here, folders, sorted(files, reverse=True)
+
+    found = check({"name": "image_folder", "path": "pets"}, tmp_path, expected)
+    assert found.classes == ["Zebra", "ant", "cat"]
 
 
 def test_image_folder_orders_as_torchvision(tmp_path: Path) -> None:

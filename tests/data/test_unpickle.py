@@ -129,7 +129,7 @@ def test_refuses_reduce_of_an_object(tmp_path: Path) -> None:
 @pytest.mark.parametrize("code", ["O", "O8", "V8", "U4", "S9999", "u1,O", "M8[s]", "c16", ""])
 def test_refuses_arrays_of_anything_but_numbers(tmp_path: Path, code: str) -> None:
     forged = PYTHON_2.replace(b"U\x02u1", b"U" + bytes([len(code)]) + code.encode())
-    with pytest.raises(BadInput, match="suspect"):
+    with pytest.raises(BadInput, match=r"suspect .* array of type"):
         read(tmp_path, forged)
 
 
