@@ -11,6 +11,6 @@ os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 
 from bdray.launch.expand import Sweep, expand, read_sweep
-from bdray.launch.launch import Plan, launch, plan
+from bdray.launch.ledger import Plan, launch, plan
 
 __all__ = ["Plan", "Sweep", "expand", "launch", "plan", "read_sweep"]

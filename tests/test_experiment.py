@@ -1,0 +1,260 @@
+"""run(): one dict in, one row out, the same ones whenever it is asked."""
+
+import json
+import math
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from bdray.attacks import Attack
+from bdray.data import Data
+from bdray.defenses import Defense
+from bdray.experiment import Experiment, backdoor, evaluate, load, run
+from bdray.results import Row
+from bdray.spec import BadInput, Incompatible
+from bdray.store import DamagedFile, Store
+from tests.tiny import quick, tiny, tiny_config
+
+SCORES = [f"{name}_{when}" for name in ("utility", "asr", "recovery", "target_utility") for when in ("before", "after")]
+
+
+def scores(row: Row) -> list[float]:
+    return [getattr(row, name) for name in SCORES]
+
+
+@pytest.mark.parametrize("attack", Attack.names())
+def test_every_attack_gives_a_whole_row(attack: str, store: Store) -> None:
+    """Counts add up, every score is a share, none is missing, and no defense changes nothing."""
+    row = run(tiny(attack={"name": attack, "target": 1}), store, Path())
+    assert row.status == "done"
+    assert row.trained_on + len(load(tiny().task.data, Path()).held) == 160
+    assert row.poisoned == round(tiny(attack=attack).attack.rate * row.trained_on)
+    assert row.clean_tests == 80
+    assert row.triggered_tests == 60
+    assert all(0 <= value <= 1 for value in scores(row))
+    assert row.asr_before == row.asr_after
+    assert row.held_utility_after >= 0
+    assert math.isnan(row.flag_recall)
+    assert row.peak_memory > 1 << 20
+    assert json.loads(row.spec) == tiny(attack={"name": attack, "target": 1}).config()
+
+
+def test_scores_by_hand(store: Store) -> None:
+    """A model that always says 2: utility is class 2's share, the ASR of target 2 is 1, recovery 0, target utility 1."""
+
+    class Always(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.nn.functional.one_hot(torch.full((len(x),), 2), 4).float()
+
+    experiment = tiny(attack={"name": "badnets", "target": 2})
+    splits = load(experiment.task.data, Path())
+    found = evaluate(Always(), experiment, {}, splits)
+    assert (found.utility, found.asr, found.recovery, found.target_utility) == (0.25, 1.0, 0.0, 1.0)
+
+
+def test_asr_never_counts_the_target_class_and_triggers_the_rest(store: Store) -> None:
+    class Echo(torch.nn.Module):
+        """Says 2 exactly where the bottom-right corner is white."""
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            white = (x[:, :, -3:, -3:] == 1).flatten(1).all(1)
+            return torch.nn.functional.one_hot(torch.where(white, 2, 0), 4).float()
+
+    experiment = tiny(attack={"name": "badnets", "target": 2})
+    found = evaluate(Echo(), experiment, {}, load(experiment.task.data, Path()))
+    assert (found.utility, found.asr, found.recovery) == (0.25, 1.0, 0.0)
+
+
+def test_the_same_again_is_not_run_again(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = run(tiny(), store, Path())
+    monkeypatch.setattr("bdray.experiment._run", lambda *_: pytest.fail("it ran again"))
+    second = run(tiny(), store, Path())
+    assert scores(second) == scores(first)
+    assert second.time == first.time
+
+
+def test_another_store_gives_the_same_numbers(store: Store, tmp_path: Path) -> None:
+    experiment = tiny(defense=quick("nft"))
+    other = Store(str(tmp_path / "other"))
+    assert scores(run(experiment, store, Path())) == scores(run(experiment, other, Path()))
+    assert scores(run(experiment, store, Path(), again=True)) == scores(run(experiment, other, Path(), again=True))
+
+
+def test_one_victim_serves_every_defense(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(tiny(), store, Path())
+    monkeypatch.setattr("bdray.experiment.fit", lambda *_, **__: pytest.fail("the victim was trained again"))
+    row = run(tiny(defense=quick("nft", shots=1)), store, Path())
+    assert row.victim == tiny().victim_key()
+    assert row.clean_held == 4
+    assert tiny(seed=1).victim_key() != tiny().victim_key()
+    assert tiny(defense=quick("nft", seed=5)).victim_key() == tiny().victim_key()
+
+
+def test_a_stored_victim_is_the_trained_one(store: Store) -> None:
+    trained, stored = backdoor(tiny(attack="wanet"), store, Path()), backdoor(tiny(attack="wanet"), store, Path())
+    assert all(torch.equal(v, stored.model.state_dict()[k]) for k, v in trained.model.state_dict().items())
+    assert torch.equal(trained.patterns["grid"], stored.patterns["grid"])
+    assert all(torch.equal(a, b) for a, b in zip(trained.poison, stored.poison, strict=True))
+    assert trained.scores == stored.scores
+    splits = load(tiny().task.data, Path())
+    assert evaluate(stored.model, tiny(attack="wanet"), stored.patterns, splits) == trained.scores
+    folder = Path(store.location()) / "victims" / tiny(attack="wanet").victim_key()
+    assert sorted(p.name for p in folder.iterdir()) == ["attack.safetensors", "model.safetensors", "victim.json"]
+    assert not list((Path(store.location()) / "checkpoints").iterdir())
+
+
+def test_a_damaged_victim_is_made_again(store: Store) -> None:
+    row = run(tiny(), store, Path())
+    model = Path(store.location()) / "victims" / row.victim / "model.safetensors"
+    model.write_bytes(model.read_bytes()[:1000])
+    with pytest.warns(DamagedFile, match=r"model\.safetensors"):
+        again = run(tiny(defense=quick("nft")), store, Path())
+    assert again.utility_before == row.utility_before
+
+
+def test_a_failure_leaves_its_row_and_is_tried_again(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("out of luck")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(tiny().defense), "defend", fail)
+        with pytest.raises(RuntimeError, match="out of luck"):
+            run(tiny(), store, Path())
+    stored = store.row(tiny().key())
+    assert stored is not None
+    assert (stored["status"], stored["error"]) == ("failed", "RuntimeError: out of luck")
+    assert run(tiny(), store, Path()).status == "done"
+
+
+def test_incompatible_pairs_are_skipped_with_the_reason(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(type(tiny().attack), "modalities", frozenset({"text"}))
+    with pytest.raises(Incompatible, match="'blend' is for text, the task 'image' is for image"):
+        tiny().check()
+    row = run(tiny(), store, Path())
+    assert row.status == "skipped"
+    assert "'blend' is for text" in row.error
+    monkeypatch.undo()
+    monkeypatch.setattr(type(tiny().attack), "steers", True)
+    with pytest.raises(Incompatible, match="needs a fixed training set"):
+        tiny(defense="perfect_filter").check()
+    tiny(defense="none").check()
+    rows = run(tiny(defense={"name": "nft", "site": "layernorm", "shots": 1}), store, Path())
+    assert rows.status == "skipped"
+    assert "layernorm" in rows.error
+
+
+def test_curves_and_masks_are_stored(store: Store) -> None:
+    row = run(tiny(defense=quick("nft", steps=50)), store, Path())
+    victim, defense = store.table("curves", row.victim), store.table("curves", row.key)
+    assert victim is not None
+    assert (victim["metric"].to_pylist(), victim["step"].to_pylist()) == (["loss"] * 2, [1, 2])
+    assert defense is not None
+    assert set(defense["metric"].to_pylist()) == {"loss", "mask_mean"}
+    masks = store.table("masks", row.key)
+    assert masks is not None
+    assert set(masks.column_names) == {"layer", "number", "floor", "channel", "mask"}
+
+
+def test_keys_do_not_depend_on_how_it_was_written() -> None:
+    spelled = Experiment.of(tiny().config())
+    assert spelled.key() == tiny().key()
+    assert Experiment.of(tiny_config(attack={"name": "blend", "rate": 0.1})).key() == tiny().key()
+    assert Experiment.of(tiny_config(attack={"rate": 0.1})).key() == tiny().key()
+    assert tiny(attack={"rate": 0.2}).key() != tiny().key()
+
+
+def test_the_embedded_default_is_narrow_digits_and_a_named_model_has_its_published_width() -> None:
+    assert Experiment().config()["task"] == {
+        "name": "image",
+        "data": {"name": "digits", "held": 0.1, "limit": 0, "test_limit": 0, "size": 16},
+        "model": {"name": "resnet18", "width": 8},
+    }
+    assert Experiment.of({"task": {"data": "cifar10"}}).config()["task"]["model"]["width"] == 64
+    assert Experiment.of({"task": {"model": "resnet34"}}).config()["task"]["model"] == {"name": "resnet34", "width": 64}
+
+
+def test_bad_data_is_told_before_anything_is_trained(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bdray.experiment.fit", lambda *_, **__: pytest.fail("it trained"))
+    from bdray.experiment import check_data
+
+    with pytest.raises(BadInput, match="cifar10"):
+        check_data(tiny(task={"data": "cifar10"}), tmp_path)
+    with pytest.raises(BadInput, match="largest possible rate"):
+        check_data(tiny(attack={"name": "sig", "rate": 0.9}), tmp_path)
+    with pytest.raises(BadInput, match="shots"):
+        check_data(tiny(defense={"name": "nft", "shots": 50}), tmp_path)
+
+
+KILLED = """
+import sys, torch
+from pathlib import Path
+torch.set_num_threads(1)
+from bdray.experiment import backdoor
+from bdray.store import Store
+from tests.tiny import tiny
+backdoor(tiny(training={"epochs": 40, "batch": 32}), Store(sys.argv[1]), Path(), lambda step, **_: print(step, flush=True))
+"""
+
+
+def test_a_killed_training_goes_on_at_its_last_epoch(store: Store, tmp_path: Path) -> None:
+    """kill -9 after some epochs; the next run starts there and ends with the weights of an undisturbed one."""
+    experiment = tiny(training={"epochs": 40, "batch": 32})
+    process = subprocess.Popen([sys.executable, "-c", KILLED, store.location()], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    while int(process.stdout.readline()) < 3:
+        pass
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+    saved = store.checkpoint(experiment.victim_key()).load()
+    assert saved is not None
+    assert 3 <= saved[1] < 40
+    steps: list[int] = []
+    resumed = backdoor(experiment, store, Path(), lambda step, **_: steps.append(step))
+    assert steps[0] == saved[1] + 1
+    plain = backdoor(experiment, Store(str(tmp_path / "other")), Path())
+    assert all(torch.equal(v, plain.model.state_dict()[k]) for k, v in resumed.model.state_dict().items())
+
+
+NO_RAY = """
+import sys
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name == "ray" or name.startswith("ray."):
+            raise ModuleNotFoundError("no ray here", name="ray")
+sys.meta_path.insert(0, Refuse())
+from bdray.__main__ import main
+status = main(["run", "--store", sys.argv[1], "task.data=miniature", "training.epochs=1", "defense=nft",
+               "defense.steps=2", "defense.shots=1"])
+assert main(["table", "--store", sys.argv[1]]) == 0
+assert main(["sweep", "sweeps/demo.py", "--store", sys.argv[1]]) == 2
+assert "ray" not in sys.modules
+sys.exit(status)
+"""
+
+
+def test_run_and_table_work_without_ray(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", NO_RAY, str(tmp_path)], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "needs Ray" in done.stderr or "need Ray" in done.stderr
+
+
+def test_every_member_has_a_name_and_a_sentence() -> None:
+    import importlib
+
+    for contract in (Attack, Defense, Data):
+        for name in contract.names():
+            assert (importlib.import_module(f"{contract.folder}.{name}").__doc__ or "").strip()
+            assert contract.member(name).__doc__
+
+
+def test_time_is_measured(store: Store) -> None:
+    started = time.perf_counter()
+    row = run(tiny(defense=quick("nft")), store, Path())
+    assert 0 < row.seconds < time.perf_counter() - started
+    assert row.victim_seconds > 0

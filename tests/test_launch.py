@@ -1,0 +1,239 @@
+"""Sweeps: the list of experiments, and what a launch on a local Ray leaves in the store."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ray = pytest.importorskip("ray")
+
+from ray import tune
+
+from bdray.launch import Sweep, expand, launch, plan, read_sweep
+from bdray.launch.victims import Queue
+from bdray.spec import BadInput
+from bdray.store import DamagedFile, Store
+from tests.tiny import quick, tiny_config
+
+
+def keys(sweep: Sweep) -> list[str]:
+    return [e.key() for e in expand(sweep)]
+
+
+NFT = quick("nft", lr=tune.loguniform(0.01, 0.5), alpha=tune.uniform(0, 1), bn=tune.choice(["train", "eval"]))
+
+
+def sweep_of(seeds: int = 2, samples: int = 3, attacks: tuple[str, ...] = ("badnets", "blend"), seed: int = 0) -> Sweep:
+    space = tiny_config(
+        attack=tune.grid_search(list(attacks)),
+        defense=tune.grid_search(["none", dict(NFT)]),
+        seed=tune.grid_search(list(range(seeds))),
+    )
+    return Sweep(space=space, samples=samples, seed=seed, name="test")
+
+
+class TestExpand:
+    """The list of a sweep's experiments."""
+
+    def test_counts(self) -> None:
+        assert len(keys(sweep_of())) == 2 * 2 * (1 + 3)
+        assert len(set(keys(sweep_of()))) == 16
+
+    def test_it_is_always_the_same_list(self) -> None:
+        assert keys(sweep_of()) == keys(sweep_of())
+        assert set(keys(sweep_of())) != set(keys(sweep_of(seed=1)))
+
+    @pytest.mark.parametrize("larger", [{"seeds": 3}, {"samples": 5}, {"attacks": ("sig", "badnets", "blend", "wanet")}])
+    def test_a_larger_sweep_is_a_superset(self, larger: dict) -> None:
+        assert set(keys(sweep_of())) < set(keys(sweep_of(**larger)))
+
+    def test_a_grown_list_of_defenses_moves_no_draw(self) -> None:
+        grown = tiny_config(
+            attack=tune.grid_search(["badnets", "blend"]),
+            defense=tune.grid_search([quick("fine_tuning", lr=tune.uniform(0.1, 0.2)), dict(NFT), "none"]),
+            seed=tune.grid_search([0, 1]),
+        )
+        assert set(keys(sweep_of())) < set(keys(Sweep(space=grown, samples=3)))
+
+    def test_one_draw_is_tried_on_every_attack_and_seed(self) -> None:
+        rates = [e.defense.lr for e in expand(sweep_of()) if e.defense.name == "nft"]  # type: ignore[attr-defined]
+        assert len(rates) == 12
+        assert len(set(rates)) == 3
+
+    def test_draws_follow_their_domain(self) -> None:
+        space = tiny_config(defense=quick("nft", lr=tune.loguniform(0.001, 1.0), steps=tune.randint(5, 50)))
+        drawn = [e.defense for e in expand(Sweep(space=space, samples=300))]
+        logs = np.log10([d.lr for d in drawn])  # type: ignore[attr-defined]
+        assert -3 <= logs.min() < -2.9
+        assert -0.1 < logs.max() <= 0
+        assert abs(logs.mean() + 1.5) < 0.2
+        assert {5 <= d.steps < 50 for d in drawn} == {True}  # type: ignore[attr-defined]
+
+    def test_lists_are_grids_and_overrides_reach_into_them(self) -> None:
+        sweep = sweep_of().with_override("seed", [0, 1, 2]).with_override("attack.rate", 0.2)
+        assert len(keys(sweep)) == 24
+        assert {e.attack.rate for e in expand(sweep)} == {0.2}
+        assert len(keys(sweep_of().with_override("samples", 7))) == 2 * 2 * 8
+        assert {e.defense.name for e in expand(sweep_of().with_override("defense", "none"))} == {"none"}
+
+    def test_a_bad_member_is_told(self) -> None:
+        with pytest.raises(BadInput, match="did you mean 'nft'"):
+            expand(Sweep(space=tiny_config(defense=tune.grid_search(["none", "nfft"]))))
+        with pytest.raises(BadInput, match="samples"):
+            sweep_of().with_override("samples", 0)
+
+    def test_the_shipped_sweeps_expand(self) -> None:
+        for file in sorted(Path("sweeps").glob("[!_]*.py")):
+            found = expand(read_sweep(str(file)))
+            assert found
+            for experiment in found:
+                experiment.check()
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("sweep = Sweep(space={", "line 1 does not parse"),
+        ("x = 1\n1 / 0\n", "line 2 raised ZeroDivisionError"),
+        ("import nosuchmodule\n", "line 1 raised ModuleNotFoundError"),
+        ("x = 1\n", "defines no sweeps"),
+        ("from bdray.launch import Sweep\na = Sweep(space={})\nb = Sweep(space={'seed': 1})\n", "defines 2 sweeps"),
+    ],
+)
+def test_bad_sweep_files(text: str, told: str, tmp_path: Path) -> None:
+    file = tmp_path / "bad.py"
+    file.write_text(text)
+    with pytest.raises(BadInput, match=told) as caught:
+        read_sweep(str(file))
+    assert "bad.py" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_sweep_file_names_those_there_are() -> None:
+    with pytest.raises(BadInput, match=r"sweeps/demo\.py"):
+        read_sweep("sweeps/nosuch.py")
+
+
+class TestQueue:
+    """Victims handed to Train workers."""
+
+    def test_each_victim_once(self) -> None:
+        queue = Queue({key: {} for key in "abc"})
+        taken = [queue.take(rank, f"t{rank}") for rank in (0, 1)]
+        queue.finish("a")
+        taken += [queue.take(0, "t0"), queue.take(1, "t1")]
+        assert [job[0] if job else None for job in taken] == ["a", "b", "c", None]
+
+    def test_a_restarted_group_gets_back_what_was_not_finished(self) -> None:
+        queue = Queue({key: {} for key in "abc"})
+        queue.take(0, "old0")
+        queue.take(1, "old1")
+        queue.finish("b")
+        assert queue.take(1, "new1") == ("c", {})
+        assert queue.take(0, "new0") == ("a", {})
+        assert queue.take(0, "new0") is None
+
+
+@pytest.fixture(scope="module")
+def local_ray() -> Iterator[None]:
+    ray.init(num_cpus=2, log_to_driver=False, logging_level="ERROR", include_dashboard=False)
+    yield
+    ray.shutdown()
+
+
+@pytest.mark.ray
+@pytest.mark.filterwarnings("ignore")  # of Ray's own making
+class TestLaunch:
+    """On a local Ray; the tests of this class follow one another on one store."""
+
+    folder: Path
+
+    @pytest.fixture(scope="class")
+    def shared(self, tmp_path_factory: pytest.TempPathFactory) -> Store:
+        return Store(str(tmp_path_factory.mktemp("launch")))
+
+    def test_victims_and_cells(self, local_ray: None, shared: Store) -> None:
+        found = plan(sweep_of(seeds=1, samples=2), shared, Path())
+        assert (len(found.missing), len(found.victims), found.done) == (6, 2, [])
+        assert launch(found, shared, Path()) == 0
+        rows = shared.rows("test").to_pylist()
+        assert {row["key"] for row in rows} == set(keys(sweep_of(seeds=1, samples=2)))
+        assert {row["status"] for row in rows} == {"done"}
+        assert {row["victim"] for row in rows} == set(found.victims)
+        assert [p.name for p in (Path(shared.location()) / "rows").rglob("*.parquet")] == ["test.parquet"]
+        assert not list((Path(shared.location()) / "checkpoints").rglob("*"))
+
+    def test_the_workers_numbers_are_those_of_run(self, shared: Store, tmp_path: Path) -> None:
+        from bdray.experiment import Experiment, run
+        from bdray.results import spec_of
+
+        for row in shared.rows("test").to_pylist()[:2]:
+            alone = run(Experiment.of(spec_of(row)), Store(str(tmp_path)), Path())
+            assert (alone.utility_after, alone.asr_after) == (row["utility_after"], row["asr_after"])
+
+    def test_the_same_command_again_does_nothing(self, shared: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+        found = plan(sweep_of(seeds=1, samples=2), shared, Path())
+        assert (len(found.done), found.missing, found.victims) == (6, [], {})
+        monkeypatch.setattr(ray, "init", lambda *_, **__: pytest.fail("it started Ray"))
+        monkeypatch.setattr("bdray.launch.ledger.run_cells", lambda *_: pytest.fail("it ran cells"))
+        assert launch(found, shared, Path()) == 0
+
+    def test_one_more_seed_runs_only_its_own_cells(self, local_ray: None, shared: Store) -> None:
+        before = {row["key"]: row["time"] for row in shared.rows("test").to_pylist()}
+        found = plan(sweep_of(seeds=2, samples=2), shared, Path())
+        assert {e.seed for e in found.missing} == {1}
+        assert (len(found.missing), len(found.victims)) == (6, 2)
+        assert launch(found, shared, Path()) == 0
+        after = {row["key"]: row["time"] for row in shared.rows("test").to_pylist()}
+        assert len(after) == 12
+        assert all(after[key] == stamp for key, stamp in before.items())
+
+    def test_another_sweep_takes_over_rows(self, shared: Store) -> None:
+        other = Sweep(space=sweep_of(seeds=1).space, samples=2, name="other")
+        found = plan(other, shared, Path())
+        assert (len(found.elsewhere), found.missing) == (6, [])
+        launch(found, shared, Path())
+        assert len(shared.rows("other")) == 6
+        assert len(shared.rows()) == 12
+
+    def test_half_a_row_and_half_a_victim_are_made_again(self, local_ray: None, shared: Store) -> None:
+        root = Path(shared.location())
+        one = next(e for e in expand(sweep_of(seeds=1)) if e.defense.name == "none")
+        # A cell of this sweep whose row was cut short, and whose victim was too.
+        found = plan(Sweep(space=one.config(), name="half"), shared, Path())
+        launch(found, shared, Path())
+        row = root / "rows" / "half" / f"{one.key()}.parquet"
+        for compacted in (root / "rows").glob("*.parquet"):
+            compacted.unlink()
+        row.write_bytes(row.read_bytes()[:200])
+        model = root / "victims" / one.victim_key() / "model.safetensors"
+        model.write_bytes(model.read_bytes()[:500])
+        with pytest.warns(DamagedFile):
+            found = plan(Sweep(space=one.config(), name="half"), shared, Path())
+        assert (len(found.missing), list(found.victims)) == (1, [one.victim_key()])
+        assert launch(found, shared, Path()) == 0
+        assert shared.rows("half").to_pylist()[0]["status"] == "done"
+
+    def test_failures_leave_rows_and_the_rest_goes_on(self, local_ray: None, store: Store) -> None:
+        """One victim's training diverges, one defense is refused by the model, one cell is fine."""
+        space = tiny_config(
+            training=tune.grid_search([{"epochs": 3, "batch": 32, "lr": 1e38}, {"epochs": 1}]),
+            defense=tune.grid_search(["none", {"name": "nft", "site": "layernorm", "shots": 1}]),
+        )
+        sweep = Sweep(space=space, name="bad")
+        assert launch(plan(sweep, store, Path()), store, Path()) == 2
+        rows = store.rows("bad").to_pylist()
+        assert sorted(row["status"] for row in rows) == ["done", "failed", "failed", "skipped"]
+        assert all("loss is" in row["error"] for row in rows if row["status"] == "failed")
+        assert plan(sweep, store, Path()).missing == []
+        assert len(plan(sweep, store, Path(), retry_failed=True).missing) == 2
+
+
+def test_plan_refuses_what_can_never_run(store: Store, tmp_path: Path) -> None:
+    for space, told in (
+        (tiny_config(task={"data": "cifar10"}), "cifar10"),
+        (tiny_config(attack=["blend", {"name": "sig", "rate": 0.9}]), "largest possible rate"),
+    ):
+        with pytest.raises(BadInput, match=told):
+            plan(Sweep(space=space, name="x"), store, tmp_path)
