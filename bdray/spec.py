@@ -186,7 +186,7 @@ def _sentence(cls: type[Spec], error: ValidationError) -> str:
     if first["type"] == "extra_forbidden":
         return unknown(f"field of {owner}", path[-1], holder.model_fields)
     if first["type"] == "missing":
-        return f"{owner}.{field}: got nothing, expected a value; give it as {field}=..."
+        return f"{owner}.{field}: got nothing, expected a value; it has no default"
     expected = _EXPECTED.get(first["type"], first["msg"].lower()).format(**first.get("ctx", {}))
     return f"{owner}.{field}: got {json.dumps(first['input'], default=str)}, expected {_range(holder, field) or expected}"
 
