@@ -14,9 +14,10 @@ from bdray.spec import BadInput
 def main(words: list[str] | None = None) -> int:
     """Entry point of `bdray` and `python -m bdray`; the exit status."""
     options = _parse(words)
-    warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
     try:
-        return int(options.command(options) or 0)
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
+            return int(options.command(options) or 0)
     except BadInput as error:
         print(f"bdray: {error}", file=sys.stderr)
         return 2

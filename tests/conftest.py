@@ -11,13 +11,13 @@ from bdray.store import Store
 torch.set_num_threads(1)
 
 
-@pytest.fixture()
+@pytest.fixture
 def store(tmp_path: Path) -> Store:
     """An empty store."""
     return Store(str(tmp_path / "store"))
 
 
-@pytest.fixture()
+@pytest.fixture
 def real_data() -> Path:
     """The folder named by BDRAY_DATA; skips where it is absent."""
     folder = Path(os.environ.get("BDRAY_DATA", "data"))

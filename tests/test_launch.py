@@ -5,9 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
-ray = pytest.importorskip("ray")
-
+import ray
 from ray import tune
 
 from bdray.launch import Sweep, expand, launch, plan, read_sweep

@@ -70,10 +70,31 @@ def train_victims(victims: dict[str, Experiment], work: Work, resources: dict[st
             failure_config=ray.train.FailureConfig(max_failures=3, controller_failure_limit=10),
         ),
     )
-    epochs = sum(e.training.epochs for e in victims.values())
-    with _Watched(queue, len(victims), epochs):
-        trainer.fit()
+    _watched(trainer, queue, len(victims), sum(e.training.epochs for e in victims.values()))
     return dict(ray.get(queue.state.remote())[2])
+
+
+def _watched(trainer: TorchTrainer, queue: Any, victims: int, epochs: int) -> None:
+    """Fit, with a progress bar fed from the queue. Fit runs in a thread: in the main one Train would take over Ctrl-C, and
+    keep it after it is done."""
+    errors: list[BaseException] = []
+
+    def fit() -> None:
+        try:
+            trainer.fit()
+        except BaseException as error:  # raised again in the main thread
+            errors.append(error)
+
+    thread = threading.Thread(target=fit, daemon=True)
+    thread.start()
+    with tqdm(total=epochs, desc=f"victims 0/{victims}", unit="epoch", disable=None) as bar:
+        while thread.is_alive():
+            thread.join(0.5)
+            done, finished, _ = ray.get(queue.state.remote())
+            bar.update(done - bar.n)
+            bar.set_description(f"victims {finished}/{victims}")
+    if errors:
+        raise errors[0]
 
 
 def _train_loop(config: dict[str, Any]) -> None:
@@ -96,29 +117,3 @@ def _train_loop(config: dict[str, Any]) -> None:
         except Exception as reason:  # the cells that need this victim get failed rows with this text; the others go on
             error = f"{type(reason).__name__}: {reason}"
         ray.get(queue.finish.remote(key, error))
-
-
-class _Watched:
-    """A progress bar fed from the queue while the trainer runs; silent where there is no terminal."""
-
-    def __init__(self, queue: Any, victims: int, epochs: int) -> None:
-        self.queue, self.victims, self.epochs = queue, victims, epochs
-        self.stop = threading.Event()
-        self.thread = threading.Thread(target=self._watch, daemon=True)
-
-    def __enter__(self) -> None:
-        self.thread.start()
-
-    def __exit__(self, *_: object) -> None:
-        self.stop.set()
-        self.thread.join(timeout=10)
-
-    def _watch(self) -> None:
-        with tqdm(total=self.epochs, desc=f"victims 0/{self.victims}", unit="epoch", disable=None) as bar:
-            while not self.stop.wait(0.5):
-                try:
-                    epochs, finished, _ = ray.get(self.queue.state.remote(), timeout=5)
-                except ray.exceptions.RayError:
-                    return
-                bar.update(epochs - bar.n)
-                bar.set_description(f"victims {finished}/{self.victims}")
