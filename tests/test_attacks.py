@@ -271,11 +271,12 @@ def test_the_poisoned_share_is_the_rate(name: str, modality: str, rate: float, c
 @every_attack
 def test_only_the_chosen_samples_change(name: str, modality: str) -> None:
     _, splits = made(modality)
-    before = {part: (s.inputs.clone(), s.targets.clone()) for part, s in zip(("train", "held", "test"), splits, strict=False)}
+    parts = (splits.train, splits.held, splits.test)
+    before = [(part.inputs.clone(), part.targets.clone()) for part in parts]
     harm, train, poisoned = poisoned_by(attack_of(name, cover=0.1), modality)
-    for part, (inputs, targets) in before.items():
-        assert torch.equal(getattr(splits, part).inputs, inputs)
-        assert torch.equal(getattr(splits, part).targets, targets)
+    for part, (inputs, targets) in zip(parts, before, strict=True):
+        assert torch.equal(part.inputs, inputs)
+        assert torch.equal(part.targets, targets)
     assert poisoned.inputs.dtype == train.inputs.dtype
     assert poisoned.inputs.shape == train.inputs.shape
     changed = (poisoned.inputs != train.inputs).flatten(1).any(1).nonzero().flatten()
