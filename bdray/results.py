@@ -107,9 +107,13 @@ def to_table(rows: list[Row]) -> pa.Table:
 
 
 def of_record(record: dict[str, Any]) -> Row:
-    """The inverse, for one row of `table.to_pylist()`."""
-    known = {f.name: f for f in dataclasses.fields(Row)}
-    values: dict[str, Any] = {k: NAN if v is None and known[k].type is float else v for k, v in record.items() if k in known}
+    """The inverse, for one row of `table.to_pylist()`. What a row of an older version lacks takes its default."""
+    values: dict[str, Any] = {}
+    for field in dataclasses.fields(Row):
+        if record.get(field.name) is not None:
+            values[field.name] = record[field.name]
+        elif field.default is dataclasses.MISSING:
+            values[field.name] = None
     return Row(**values)
 
 
