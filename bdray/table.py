@@ -3,14 +3,16 @@
 import csv
 import io
 import json
-import statistics
+import shutil
+import sys
+import textwrap
+from collections.abc import Iterable
 from typing import Any
 
-import duckdb
 import pyarrow as pa
-from tabulate import tabulate
+import pyarrow.compute as pc
 
-from bdray.results import Row, spec_of
+from bdray.results import Row
 from bdray.spec import BadInput, Config, unknown
 
 SCORES = (
@@ -36,6 +38,8 @@ HEADS = {
     "false_alarm": "alarm",
 }
 LABELS = ("victim", "attack", "defense")
+COLUMNS = (*LABELS, "n", *(column for name in (*SCORES, "seconds") for column in (name, f"{name}_spread")))
+"""Of a group, and of the CSV."""
 
 
 def flat(config: Config, path: str = "") -> dict[str, Any]:
@@ -64,54 +68,71 @@ def only(rows: pa.Table, pairs: list[tuple[str, Any]]) -> pa.Table:
 def groups(rows: pa.Table) -> list[dict[str, Any]]:
     """One record per experiment but for its seeds: labels, n, and mean and spread (sample standard deviation, None for one
     row) of every score, 0 to 1."""
-    members: dict[str, list[dict[str, Any]]] = {}
-    for row in rows.select(["setting", "spec", "status", "seconds", *SCORES]).to_pylist():
-        if row["status"] == "done":
-            members.setdefault(row["setting"], []).append(row)
-    specs = {setting: flat(spec_of(found[0])) for setting, found in members.items()}
-    labels = _labels(specs)
+    of_two = pc.VarianceOptions(ddof=1, min_count=2)
+    wanted: list[tuple[Any, ...]] = [("key", "count"), ("spec", "min")]
+    for name in (*SCORES, "seconds"):
+        wanted += [(name, "mean"), (name, "stddev", of_two)]
+    found = rows.filter(pc.field("status") == "done").group_by("setting", use_threads=False).aggregate(wanted).to_pylist()
+    labels = _labels([json.loads(group["spec_min"]) for group in found])
     out = []
-    for setting, found in members.items():
-        record: dict[str, Any] = {**labels[setting], "n": len(found)}
+    for group, label in zip(found, labels, strict=True):
+        record = {**label, "n": group["key_count"]}
         for name in (*SCORES, "seconds"):
-            values = [row[name] for row in found if row[name] is not None]
-            record[name] = statistics.fmean(values) if values else None
-            record[f"{name}_spread"] = statistics.stdev(values) if len(values) > 1 else None
+            record |= {name: group[f"{name}_mean"], f"{name}_spread": group[f"{name}_stddev"]}
         out.append(record)
-    return sorted(out, key=lambda r: tuple(str(r[name]) for name in LABELS))
+    return sorted(out, key=lambda r: tuple(r[name] for name in LABELS))
 
 
-def _labels(specs: dict[str, dict[str, Any]]) -> dict[str, dict[str, str]]:
-    """Names, and the fields in which settings of the same name differ."""
-    out: dict[str, dict[str, str]] = {setting: {} for setting in specs}
-    parts = {"victim": ("task", "training"), "attack": ("attack",), "defense": ("defense",)}
-    for label, heads in parts.items():
-        values: dict[tuple[str, str], set[str]] = {}
-        own: dict[str, tuple[str, dict[str, Any]]] = {}
-        for setting, spec in specs.items():
-            mine = {p: v for p, v in spec.items() if p.partition(".")[0] in heads and p not in ("defense.seed",)}
-            if label == "victim":
-                names = ("task", "task.data", "task.model")
-                name = "/".join(str(mine.pop(p, "")) for p in names[1:])
-                mine.pop("task", None)
-            else:
-                name = str(mine.pop(label))
-            own[setting] = (name, mine)
-            for path, value in mine.items():
-                values.setdefault((name, path), set()).add(json.dumps(value))
-        for setting, (name, mine) in own.items():
-            varying = [
-                f"{p.removeprefix(label + '.').removeprefix('task.')}={_short(v)}"
-                for p, v in mine.items()
-                if len(values[name, p]) > 1
-            ]
-            width = f" width={mine['task.model.width']}" if label == "victim" and "task.model.width" in mine else ""
-            out[setting][label] = " ".join([name + width, *(v for v in varying if not v.startswith("model.width="))])
+def _labels(configs: list[Config]) -> list[dict[str, str]]:
+    """Of each experiment the names of its parts, and the fields in which it differs from others of the same name."""
+    out: list[dict[str, str]] = [{} for _ in configs]
+    for label, heads in {"victim": ("task", "training"), "attack": ("attack",), "defense": ("defense",)}.items():
+        texts = [json.dumps([config.get(head) for head in heads]) for config in configs]
+        parts = {text: _part(label, dict(zip(heads, json.loads(text), strict=True))) for text in set(texts)}
+        written = _written(list(parts.values()))
+        names = dict(zip(parts, written, strict=True))
+        for record, text in zip(out, texts, strict=True):
+            record[label] = names[text]
     return out
 
 
-def _short(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+def _part(label: str, config: Config) -> tuple[str, dict[str, Any]]:
+    """The name of a victim, attack or defense, and its fields without seeds."""
+    fields = flat(config)
+    if label != "victim":
+        return str(fields.pop(label)), {p.removeprefix(f"{label}."): v for p, v in fields.items() if p != "defense.seed"}
+    fields.pop("task", None)
+    name = "/".join(str(fields.pop(path, "")) for path in ("task.data", "task.model"))
+    width = fields.pop("task.model.width", None)
+    name += "" if width is None else f" width={width}"
+    return name, {path.removeprefix("task."): value for path, value in fields.items()}
+
+
+def _written(parts: list[tuple[str, dict[str, Any]]]) -> list[str]:
+    """Each name with the fields in which those of this name differ; a field that some of them lack differs too."""
+    members: dict[str, list[dict[str, Any]]] = {}
+    for name, fields in parts:
+        members.setdefault(name, []).append(fields)
+    shown: dict[str, dict[str, dict[str, str]]] = {}
+    for name, alike in members.items():
+        shown[name] = {}
+        for path in dict.fromkeys(path for fields in alike for path in fields):
+            values = {repr(fields[path]): fields[path] for fields in alike if path in fields}
+            if len(values) > 1 or any(path not in fields for fields in alike):
+                shown[name][path] = _distinct(values)
+    return [
+        " ".join([name, *(f"{path}={texts[repr(fields[path])]}" for path, texts in shown[name].items() if path in fields)])
+        for name, fields in parts
+    ]
+
+
+def _distinct(values: dict[str, Any]) -> dict[str, str]:
+    """The values as short texts: of numbers three digits, or as many as tell them apart."""
+    for digits in range(3, 18):
+        texts = {key: f"{v:.{digits}g}" if isinstance(v, float) else str(v) for key, v in values.items()}
+        if len(set(texts.values())) == len(values):
+            break
+    return texts
 
 
 def render(rows: pa.Table, sort: str | None = None, form: str = "text") -> str:
@@ -119,49 +140,66 @@ def render(rows: pa.Table, sort: str | None = None, form: str = "text") -> str:
     records = groups(rows)
     if sort:
         column = sort.removeprefix("-")
-        known = [*LABELS, "n", "seconds", *SCORES]
+        known = [name for name in COLUMNS if not name.endswith("_spread")]
         if column not in known:
             raise BadInput(unknown("column", column, known))
-        records.sort(key=lambda r: (r[column] is None, r[column]), reverse=False)
-        if sort.startswith("-"):
-            records = [r for r in reversed(records) if r[column] is not None] + [r for r in records if r[column] is None]
+        measured = sorted((r for r in records if r[column] is not None), key=lambda r: r[column], reverse=sort.startswith("-"))
+        records = measured + [r for r in records if r[column] is None]
     if form == "csv":
-        sink = io.StringIO()
-        if records:
-            writer = csv.DictWriter(sink, list(records[0]), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(records)
-        return sink.getvalue().rstrip("\n")
+        return _csv(COLUMNS, [list(record.values()) for record in records])
+    if not records:
+        return "\n".join(["no finished row", *_others(rows)])
     shown = [name for name in SCORES if any(r[name] is not None for r in records)]
     common = len({r["victim"] for r in records}) == 1
-    heads = ["attack", "defense", "n", *(HEADS[name] for name in shown), "s"]
+    labels = LABELS[1:] if common else LABELS
+    heads = [*labels, "n", *(HEADS[name] for name in shown), "s"]
     lines = [
         [
-            r["attack"],
-            r["defense"],
-            r["n"],
+            *(r[label] for label in labels),
+            str(r["n"]),
             *(_percent(r[name], r[f"{name}_spread"]) for name in shown),
-            f"{r['seconds']:.1f}",
+            "" if r["seconds"] is None else f"{r['seconds']:.1f}",
         ]
         for r in records
     ]
-    if not common:
-        heads, lines = ["victim", *heads], [[r["victim"], *line] for r, line in zip(records, lines, strict=True)]
-    aligns = ["left"] * (len(heads) - len(shown) - 2) + ["right"] * (len(shown) + 2)
-    text = tabulate(
-        lines,
-        heads,
-        "github" if form == "markdown" else "simple",
-        disable_numparse=True,
-        colalign=aligns if lines else None,
-    )
-    return "\n".join(
+    if form == "text" and sys.stdout.isatty():
+        lines = _wrapped(heads, lines, len(labels), shutil.get_terminal_size().columns)
+    text = _aligned(heads, lines, form, ["left"] * len(labels) + ["right"] * (len(shown) + 2))
+    top = [f"{records[0]['victim']}; percent, mean ± spread over n seeds", ""] if common else []
+    return "\n".join([*top, text, *_others(rows)])
+
+
+def _wrapped(heads: list[str], lines: list[list[str]], labels: int, width: int) -> list[list[str]]:
+    """The lines with labels broken at spaces, no more than it takes to fit into `width` where that is possible."""
+    # tabulate pads a head by two, and puts two spaces between columns.
+    widest = [max(len(head) + 2, *(len(line[at]) for line in lines)) for at, head in enumerate(heads)]
+    free = width - sum(widest[labels:]) - 2 * (len(heads) - 1)
+    limit = next((n for n in range(120, 20, -4) if sum(min(n, w) for w in widest[:labels]) <= free), 20)
+    return [
         [
-            *([f"{records[0]['victim']}; percent, mean ± spread over n seeds", ""] if common else []),
-            text,
-            *_others(rows),
+            *("\n".join(textwrap.wrap(text, limit, subsequent_indent="  ", break_on_hyphens=False)) for text in line[:labels]),
+            *line[labels:],
         ]
-    )
+        for line in lines
+    ]
+
+
+def _aligned(heads: list[str], lines: list[list[str]], form: str, aligns: list[str]) -> str:
+    """Text or markdown. Every cell is a text already: a key like 12345e67 is no number."""
+    from tabulate import tabulate
+
+    if form == "markdown":
+        lines = [[" ".join(cell.replace("|", "\\|").split()) for cell in line] for line in lines]
+    style = "github" if form == "markdown" else "simple"
+    return str(tabulate(lines, heads, style, disable_numparse=True, colalign=aligns if lines else None))
+
+
+def _csv(heads: Iterable[str], lines: list[list[Any]]) -> str:
+    sink = io.StringIO()
+    writer = csv.writer(sink, lineterminator="\n")
+    writer.writerow(heads)
+    writer.writerows(lines)
+    return sink.getvalue().rstrip("\n")
 
 
 def _percent(mean: float | None, spread: float | None) -> str:
@@ -179,20 +217,25 @@ def _others(rows: pa.Table) -> list[str]:
 
 def query(rows: pa.Table, sql: str, form: str = "text") -> str:
     """The answer of DuckDB to a query over the table `rows`. Raises BadInput with DuckDB's first sentence."""
+    import duckdb
+
     try:
-        answer = duckdb.sql(sql)
-        if answer is None:
-            raise BadInput("the query gave no table; expected one SELECT over `rows`")
-        heads, lines = answer.columns, answer.fetchall()
+        with duckdb.connect() as connection:
+            connection.execute("SET TimeZone = 'UTC'")
+            connection.register("rows", rows)
+            answer = connection.sql(sql)
+            table = None if answer is None else answer.to_arrow_table()
     except duckdb.Error as error:
-        raise BadInput(f"DuckDB cannot do that: {' '.join(str(error).split())}") from None
+        sentence = " ".join(str(error).partition("LINE ")[0].split())
+        raise BadInput(f"DuckDB cannot do that: {sentence}") from None
+    if table is None:
+        raise BadInput("the query gave no table; expected one SELECT over `rows`")
+    heads, columns = table.column_names, [column.to_pylist() for column in table.columns]
     if form == "csv":
-        sink = io.StringIO()
-        writer = csv.writer(sink, lineterminator="\n")
-        writer.writerow(heads)
-        writer.writerows(lines)
-        return sink.getvalue().rstrip("\n")
-    return str(tabulate(lines, heads, "github" if form == "markdown" else "simple"))
+        return _csv(heads, [list(line) for line in zip(*columns, strict=True)])
+    numbers = [all(isinstance(v, int | float | None) for v in column) for column in columns]
+    texts = [["" if v is None else f"{v:g}" if isinstance(v, float) else str(v) for v in column] for column in columns]
+    return _aligned(heads, [list(line) for line in zip(*texts, strict=True)], form, ["right" if n else "left" for n in numbers])
 
 
 def describe(row: Row, before: dict[str, Any] | None = None) -> str:
@@ -206,13 +249,7 @@ def describe(row: Row, before: dict[str, Any] | None = None) -> str:
         for name in names
     ]
     lines.append(["held utility", "", _percent(_number(row.held_utility_after), None)])
-    text = tabulate(
-        lines,
-        [f"{row.utility_name}, percent", "before", "after"],
-        "simple",
-        disable_numparse=True,
-        colalign=("left", "right", "right"),
-    )
+    text = _aligned([f"{row.utility_name}, percent", "before", "after"], lines, "text", ["left", "right", "right"])
     head = f"{row.task} {row.data} {row.model}, {row.attack}, {row.defense}, seed {row.seed}: {row.status} {row.error}".rstrip()
     counts = (
         f"n: {row.clean_tests} clean and {row.triggered_tests} triggered tests; trained on {row.trained_on}, {row.poisoned} "
