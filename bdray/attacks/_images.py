@@ -16,9 +16,13 @@ def to_uint8(x: Tensor) -> Tensor:
     return x.clamp(0, 255).to(torch.uint8)
 
 
-def by_parts(stamp: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
-    """`stamp` applied to so many images at a time that their copies in floating point stay small beside the data set."""
-    return torch.cat([stamp(*parts) for parts in zip(*(x.split(PART) for x in inputs), strict=True)])
+def by_parts(stamp: Callable[..., Tensor], x: Tensor, *others: Tensor) -> Tensor:
+    """`stamp` applied to so many images at a time that their copies in floating point stay small beside the data set.
+    `others` are as long as `x` and cut with it."""
+    out = torch.empty_like(x)
+    for parts in zip(*(tensor.split(PART) for tensor in (out, x, *others)), strict=True):
+        parts[0].copy_(stamp(*parts[1:]))
+    return out
 
 
 def blended(x: Tensor, image: Tensor, opacity: float) -> Tensor:

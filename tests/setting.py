@@ -1,0 +1,47 @@
+"""What the tests of attacks share: a made data set of each modality, quick settings, a seed's trigger."""
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bdray.attacks import Attack, Setting
+from bdray.data import Samples, Splits
+from bdray.seeds import rng
+from bdray.spec import Config
+from bdray.task import Task
+from bdray.training import Training, silent
+
+MADE: dict[str, Config] = {"image": {"name": "miniature", "per_class": 25, "held": 0.0}}
+"""The made data set of each modality: 100 training samples of 4 classes."""
+QUICK: dict[str, Config] = {"label_consistent": {"steps": 2, "surrogate_epochs": 1}}
+"""Settings that make an attack quick; one that is not here runs with its defaults."""
+
+PAIRS = [(name, modality) for name in Attack.names() for modality in sorted(Attack.member(name).modalities & MADE.keys())]
+"""Every attack on every made data set of its modalities."""
+IMAGES = [name for name, modality in PAIRS if modality == "image"]
+
+
+def attack_of(name: str, **fields: Any) -> Attack:
+    return Attack.of({"name": name, **QUICK.get(name, {}), **fields})
+
+
+@lru_cache(maxsize=4)
+def made(modality: str) -> tuple[Task, Splits]:
+    task = Task.of({"name": modality, "data": MADE[modality]})
+    return task, task.data.splits(Path())
+
+
+def setting(modality: str, seed: int = 0, purpose: str = "poison") -> Setting:
+    task, splits = made(modality)
+    return Setting(task, splits, Training(epochs=1, batch=50), rng(seed, purpose), silent)
+
+
+def stamped(attack: Attack, x: Tensor, seed: int = 0) -> Tensor:
+    """Images stamped with the trigger that this seed draws for their shape."""
+    samples = Samples(x, torch.arange(len(x)) % 4)
+    task, _ = made("image")
+    where = Setting(task, Splits(samples, samples, samples, "abcd"), Training(), rng(seed, "trigger"), silent)
+    return attack.stamp(x, attack.patterns(where), rng(seed, "test"))
