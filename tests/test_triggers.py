@@ -1,8 +1,9 @@
 """Triggers on images, to the bit where other code bases say which bits.
 
 `golden/triggers.json` are facts about other code bases: what BackdoorBench f02e353, BackdoorBox af3afd1, backdoor-toolbox
-9d4d909, ART and NFT 9e40cac return, recorded once for the project with the parameters written there, on two 32x32x3 images: G128, all 128,
-and RAMP, (7 row + 3 column + 50 channel) % 256. The hash is SHA-256 of the bytes in row, column, channel order.
+9d4d909, ART and NFT 9e40cac return with the parameters written there, recorded once for the project, on two 32x32x3 images:
+G128, all 128, and RAMP, (7 row + 3 column + 50 channel) % 256. The hash is SHA-256 of the bytes in row, column, channel
+order.
 """
 
 import hashlib
