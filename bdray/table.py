@@ -100,7 +100,11 @@ def _part(label: str, config: Config) -> tuple[str, dict[str, Any]]:
     """The name of a victim, attack or defense, and its fields without seeds."""
     fields = flat(config)
     if label != "victim":
-        return str(fields.pop(label)), {p.removeprefix(f"{label}."): v for p, v in fields.items() if p != "defense.seed"}
+        name = str(fields.pop(label))
+        if "defense.clean" in fields:  # of the two ways to say how much clean data there is, the one that holds
+            clean, shots = fields.pop("defense.clean"), fields.pop("defense.shots", 0)
+            fields = {"clean": f"{shots}/class" if shots else f"{100 * clean:g}%", **fields}
+        return name, {p.removeprefix(f"{label}."): v for p, v in fields.items() if p != "defense.seed"}
     fields.pop("task", None)
     name = "/".join(str(fields.pop(path, "")) for path in ("task.data", "task.model"))
     width = fields.pop("task.model.width", None)

@@ -381,3 +381,11 @@ class TestPicture:
         (tmp_path / "file").write_text("x")
         with pytest.raises(BadInput, match=r"cannot write .*file"):
             draw(to_table([make_row()]), tmp_path / "file" / "a.png")
+
+
+def test_clean_data_is_labelled_by_what_holds() -> None:
+    """A share where no shots are asked for, else so many a class; neither where all settings agree."""
+    defenses = [{"name": "nft", "clean": 0.01}, {"name": "nft", "clean": 0.05}, {"name": "nft", "shots": 1}]
+    found = [defense for _, _, defense in labels(*({"defense": defense} for defense in defenses))]
+    assert found == ["nft clean=1%", "nft clean=5%", "nft clean=1/class"]
+    assert labels({"defense": "nft"})[0][2] == "nft"
