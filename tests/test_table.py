@@ -146,6 +146,10 @@ class TestLabels:
             ("sig", "none"),
         ]
 
+    def test_seeds_are_no_field(self) -> None:
+        found = labels(*({"seed": s, "defense": {"name": "nft", "lr": 0.1 + s, "seed": s}} for s in (1, 2)))
+        assert [defense for _, _, defense in found] == ["nft lr=1.1", "nft lr=2.1"]
+
     def test_victims_differ_in_data_model_and_training(self) -> None:
         found = labels(
             {"task": task()},
