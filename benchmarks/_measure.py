@@ -21,9 +21,11 @@ def machine() -> str:
 
     name = next((x.partition(":")[2].strip() for x in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in x), "")
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{name or platform.machine()}, CPU"
+    load, cores = os.getloadavg()[0], len(os.sched_getaffinity(0))
+    busy = "; BUSY: as many torch threads as cores wait for each other, so these ratios say little" if load > cores / 2 else ""
     return (
-        f"{device}; {len(os.sched_getaffinity(0))} cores, {torch.get_num_threads()} torch threads; torch {torch.__version__}, "
-        f"Python {platform.python_version()}; load before {os.getloadavg()[0]:.1f}"
+        f"{device}; {cores} cores, {torch.get_num_threads()} torch threads; torch {torch.__version__}, "
+        f"Python {platform.python_version()}; load before {load:.1f}{busy}"
     )
 
 

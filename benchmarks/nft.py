@@ -51,7 +51,7 @@ def authors(model: nn.Module, clean: Samples, experiment: Experiment) -> list[Te
         for name, child in list(module.named_children()):
             if isinstance(child, nn.BatchNorm2d) and not (name == "bn1" and isinstance(module, type(model.net))):
                 setattr(module, name, MaskedBatchNorm(child))
-    model = model.to(device(), memory_format=torch.contiguous_format).train()  # type: ignore[call-overload]
+    model = model.to(device(), memory_format=torch.contiguous_format).train()
     masks = [p for name, p in model.named_parameters() if "neuron_mask" in name]
     optimizer = torch.optim.SGD(masks, nft.lr, momentum=nft.momentum)
     for batch in nft.draws(clean, experiment.task, rng(0, "draws")):
@@ -107,7 +107,7 @@ def main() -> None:
         gap = max(abs(a - b) for a, b in zip(*(torch.cat(f()).tolist() for f in variants(width, 2).values()), strict=True))
         assert gap < 1e-4, f"the masks of the two differ by {gap}"
         cleans = variants(width, steps)
-        found = in_turns({name: lambda c=clean, n=steps: seconds(c) / n for name, clean in cleans.items()}, options.rounds)  # type: ignore[misc]
+        found = in_turns({name: lambda c=clean, n=steps: seconds(c) / n for name, clean in cleans.items()}, options.rounds)
         middle, least, most = ratio(found, "authors", "bdray")
         memory = {name: float(alone("--memory", name, str(width))) for name in cleans}
         lines.append(

@@ -51,7 +51,7 @@ def field(net: nn.Module, pixels: Any, targets: Any, experiment: Experiment, epo
             transforms.RandomCrop(32, padding=4),
             transforms.RandomHorizontalFlip(),
             transforms.ToTensor(),
-            transforms.Normalize(data.mean, data.std),  # type: ignore[attr-defined]
+            transforms.Normalize(data.mean, data.std),
         ]
     )
     loader = DataLoader(Pictures(pixels, targets, transform), batch_size=128, shuffle=True, num_workers=2)
@@ -107,7 +107,7 @@ def main() -> None:
         trains = variants(width, count)
         for train in trains.values():
             train(1)
-        clocks = {name: lambda t=train: seconds(lambda: t(options.epochs)) for name, train in trains.items()}  # type: ignore[misc]
+        clocks = {name: lambda t=train: seconds(lambda: t(options.epochs)) for name, train in trains.items()}
         found = in_turns(clocks, options.rounds)
         speeds = {name: count * options.epochs / statistics.median(found[name]) for name in trains}
         middle, least, most = ratio(found, "field", "bdray")
