@@ -7,8 +7,12 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bdray.spec import BadInput
+
+if TYPE_CHECKING:
+    from bdray.experiment import Experiment
 
 
 def main(words: list[str] | None = None) -> int:
@@ -21,6 +25,9 @@ def main(words: list[str] | None = None) -> int:
     except BadInput as error:
         print(f"bdray: {error}", file=sys.stderr)
         return 2
+    except FloatingPointError as error:  # a training that diverged; its failed row is in the store
+        print(f"bdray: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print(
             f"\nbdray: stopped; nothing is lost: the same command goes on from what {options.store!r} holds",
@@ -138,31 +145,32 @@ def _run(options: argparse.Namespace) -> None:
         experiment = Experiment.of(experiment_config(options.words))
     check_data(experiment, root)
     store.check_writable()
-    with _bars(
-        experiment.training.epochs,
-        getattr(experiment.defense, "steps", None) or getattr(experiment.defense, "epochs", None),
-    ) as report:
-        row = run(experiment, store, root, sweep=before["sweep"] if before else "runs", report=report, again=bool(before))
+    with _bars(experiment) as progress:
+        row = run(experiment, store, root, before["sweep"] if before else "runs", progress, again=bool(before))
     print(describe(row, before))
 
 
 @contextlib.contextmanager
-def _bars(epochs: int, steps: int | None) -> Iterator[Callable[..., None]]:
-    """A progress bar that follows the reports of the victim's training and then of the defense; silent without a terminal."""
+def _bars(experiment: "Experiment") -> Iterator[Callable[..., None]]:
+    """A progress bar that follows each stage in turn; silent without a terminal."""
     from tqdm import tqdm
 
-    bar = tqdm(total=epochs, desc="working", disable=None, leave=False)
-    last = [0]
+    defense = experiment.defense
+    totals = {"victim": experiment.training.epochs}
+    totals["defense"] = getattr(defense, "steps", None) or getattr(defense, "epochs", None) or experiment.training.epochs
+    bar = tqdm(total=experiment.training.epochs, desc="working", disable=None, leave=False)
+    stages = [""]
 
-    def report(step: int, **metrics: float) -> None:
-        if step < last[0]:  # the next stage counts from its own start
-            bar.reset(total=steps)
-        last[0] = step
+    def progress(stage: str, step: int, **metrics: float) -> None:
+        if stage != stages[-1]:
+            stages.append(stage)
+            bar.reset(total=totals.get(stage))
+            bar.set_description(stage)
         bar.n = step
-        bar.set_postfix({name: f"{value:.3g}" for name, value in metrics.items()})
+        bar.set_postfix({name: f"{value:.3g}" for name, value in metrics.items() if name != "seconds"})
 
     try:
-        yield report
+        yield progress
     finally:
         bar.close()
 
@@ -188,10 +196,10 @@ def _sweep(options: argparse.Namespace) -> int:
             print(f"skipped {experiment.attack.name} x {experiment.defense.name}: {reason}")
         return 0
     store.check_writable()
-    failed = launch(found, store, root, options.address)
+    failed = launch(found, store, root, options.address) + len(found.failed)
     if failed:
         reasons = f"bdray table --sweep {sweep.name} --sql \"SELECT key, error FROM rows WHERE status = 'failed'\""
-        print(f"bdray: {failed} cells failed; {reasons}", file=sys.stderr)
+        print(f"bdray: {failed} cells failed; why: {reasons}; once more: --retry-failed", file=sys.stderr)
     return 1 if failed else 0
 
 
@@ -205,11 +213,11 @@ def _table(options: argparse.Namespace) -> None:
     if not len(rows):
         where = f"of the sweep {options.sweep!r} " if options.sweep else ""
         raise BadInput(f"no rows {where}in the store {options.store!r}; make some with `bdray run` or `bdray sweep`")
-    if options.sql:
-        print(table.query(rows, options.sql, "csv" if options.csv else "markdown" if options.markdown else "text"))
-        return
     rows = table.only(rows, parse(options.words))
-    print(table.render(rows, options.sort, "csv" if options.csv else "markdown" if options.markdown else "text"))
+    form = "csv" if options.csv else "markdown" if options.markdown else "text"
+    if options.sql and options.sort:
+        raise BadInput("got --sort and --sql, expected one of them; write ORDER BY in the query")
+    print(table.query(rows, options.sql, form) if options.sql else table.render(rows, options.sort, form))
     if options.picture:
         from bdray.picture import draw
 

@@ -7,6 +7,7 @@ import platform
 import socket
 import subprocess
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,10 +23,10 @@ from bdray.defenses import Defended, Defense, Evidence
 from bdray.memory import peak_memory, reset_peak_memory
 from bdray.results import CURVES, Row, Scores, of_record, setting_of
 from bdray.seeds import rng
-from bdray.spec import Amount, Config, Incompatible, Spec, key_of, member
+from bdray.spec import Amount, BadInput, Config, Incompatible, Spec, key_of, member
 from bdray.store import Store
 from bdray.task import Task
-from bdray.training import Report, Training, device, fit, place, silent
+from bdray.training import Training, device, fit, place
 
 
 class Experiment(Spec):
@@ -77,10 +78,24 @@ class Backdoored(NamedTuple):
     seconds: float
 
 
+Progress = Callable[..., None]
+"""`progress(stage, step, **metrics)`: a report that also says whose: of the surrogate, the victim or the defense."""
+
+
+def unwatched(stage: str, step: int, **metrics: float) -> None:
+    """A progress that nobody reads."""
+
+
 @functools.lru_cache(maxsize=2)
 def load(data: Data, root: Path) -> Splits:
     """The splits of a data set, kept in the process: a worker reads its data once."""
     return data.splits(root)
+
+
+@functools.lru_cache(maxsize=2)
+def fingerprint(data: Data, root: Path) -> str:
+    """64 hex digits of what a data set really holds: two archives of one name are not the same data."""
+    return load(data, root).digest()
 
 
 def check_data(experiment: Experiment, root: Path) -> None:
@@ -89,28 +104,38 @@ def check_data(experiment: Experiment, root: Path) -> None:
     experiment.check()
     splits = load(experiment.task.data, root)
     experiment.attack.check(splits)
-    if "clean" in experiment.defense.needs:
-        experiment.defense.draw(splits.held, len(splits.train), len(splits.classes), torch.Generator().manual_seed(0))
+    experiment.defense.check(experiment.task, splits)
 
 
-def backdoor(experiment: Experiment, store: Store, root: Path, report: Report = silent) -> Backdoored:
-    """The victim from the store, or trained now and stored; a training that was cut off goes on at its last epoch."""
+def backdoor(experiment: Experiment, store: Store, root: Path, progress: Progress = unwatched) -> Backdoored:
+    """The victim from the store, or trained now and stored; a training that was cut off goes on at its last epoch.
+
+    Raises BadInput where the stored victim, or its half-done training, was made from other data than `root` holds now.
+    """
     found = _load_victim(experiment, store, root)
     if found is not None:
         return found
     key, seed = experiment.victim_key(), experiment.seed
     task, attack, training = experiment.task, experiment.attack, experiment.training
     splits = load(task.data, root)
-    curve = _Curve(key, "victim", report)
-    started = time.perf_counter()
-    patterns = attack.patterns(Setting(task, splits, training, rng(seed, "trigger"), report))
-    harm = poison(attack, patterns, Setting(task, splits, training, rng(seed, "poison"), report))
+    curve = _Curve(key, "victim", progress)
     checkpoint = store.checkpoint(key)
+    state = store.victim_part(key, "attack")
+    if state is None:  # the poison is stored before the first epoch, so that a resumed training has the same one
+        checkpoint.delete()
+        started = time.perf_counter()
+        report = functools.partial(progress, "surrogate")
+        patterns = attack.patterns(Setting(task, splits, training, rng(seed, "trigger"), report))
+        harm = poison(attack, patterns, Setting(task, splits, training, rng(seed, "poison"), report))
+        state = {f"patterns.{name}": t for name, t in patterns.items()} | harm._asdict()
+        state["seconds"] = torch.tensor(time.perf_counter() - started, dtype=torch.float64)
+        state["data"] = torch.tensor(list(bytes.fromhex(fingerprint(task.data, root))), dtype=torch.uint8)
+        store.put_victim_part(key, "attack", state)
+    patterns, harm = _attack_of(state, experiment, store, root)
     model = task.build(splits, rng(seed, "weights"))
     fit(model, harm.apply(attack, splits.train), task, training, seed, curve, checkpoint)
-    seconds = time.perf_counter() - started
+    seconds = float(state["seconds"]) + curve.points[-1][2]  # of the last epoch's report
     scores = evaluate(model, experiment, patterns, splits)
-    attack_state = {f"patterns.{name}": t for name, t in patterns.items()} | harm._asdict()
     about = {
         "key": key,
         "spec": experiment.victim_config(),
@@ -119,7 +144,7 @@ def backdoor(experiment: Experiment, store: Store, root: Path, report: Report = 
         **_provenance(),
     }
     store.put_table("curves", key, curve.table())
-    store.put_victim(key, {"model": model.state_dict(), "attack": attack_state}, about)
+    store.put_victim(key, {"model": model.state_dict(), "attack": state}, about)
     checkpoint.delete()
     return Backdoored(model, patterns, harm, scores, seconds)
 
@@ -129,13 +154,23 @@ def _load_victim(experiment: Experiment, store: Store, root: Path) -> Backdoored
     if found is None:
         return None
     parts, about = found
+    patterns, harm = _attack_of(parts["attack"], experiment, store, root)
     model = experiment.task.build(load(experiment.task.data, root), torch.Generator())
     model.load_state_dict(parts["model"])
-    state = parts["attack"]
-    patterns = {n.removeprefix("patterns."): t for n, t in state.items() if n.startswith("patterns.")}
-    harm = Poison(*(state[name] for name in Poison._fields))
     scores = Scores(**{name: float(value) for name, value in about["scores"].items()})
     return Backdoored(place(model).eval(), patterns, harm, scores, float(about["seconds"]))
+
+
+def _attack_of(state: dict[str, Tensor], experiment: Experiment, store: Store, root: Path) -> tuple[Patterns, Poison]:
+    """The trigger and the poison of a stored victim, once it is sure that they belong to these data."""
+    data = experiment.task.data
+    if bytes(state["data"].tolist()).hex() != fingerprint(data, root):
+        raise BadInput(
+            f"the victim {experiment.victim_key()} in the store {store.uri!r} was made from another {data.name} than "
+            f"{str(root)!r} holds now; use another --store, or the data folder it was made from"
+        )
+    patterns = {n.removeprefix("patterns."): t for n, t in state.items() if n.startswith("patterns.")}
+    return patterns, Poison(*(state[name] for name in Poison._fields))
 
 
 def evaluate(model: nn.Module, experiment: Experiment, patterns: Patterns, splits: Splits) -> Scores:
@@ -155,34 +190,35 @@ def evaluate(model: nn.Module, experiment: Experiment, patterns: Patterns, split
 
 
 def run(
-    experiment: Experiment, store: Store, root: Path, sweep: str = "runs", report: Report = silent, again: bool = False
+    experiment: Experiment, store: Store, root: Path, sweep: str = "runs", progress: Progress = unwatched, again: bool = False
 ) -> Row:
     """The row of an experiment: the stored one, unless `again`, or made now and stored.
 
     A pair that makes no sense is a row with status skipped. Anything that raises leaves a row with status failed and is
     raised on.
     """
-    found = None if again else store.row(experiment.key())
-    if found is not None and found["status"] != "failed":
+    found = store.row(experiment.key())
+    if found is not None and found["status"] != "failed" and not again:
         return of_record(found)
     try:
-        row = _run(experiment, store, root, sweep, report)
+        row = _run(experiment, store, root, sweep, progress)
     except Incompatible as reason:
         row = unfinished_row(experiment, sweep, "skipped", str(reason))
     except Exception as error:
-        store.put_row(unfinished_row(experiment, sweep, "failed", f"{type(error).__name__}: {error}"))
+        if found is None or found["status"] != "done":  # a failed repetition does not undo what was shown once
+            store.put_row(unfinished_row(experiment, sweep, "failed", f"{type(error).__name__}: {error}"))
         raise
     store.put_row(row)
     return row
 
 
-def _run(experiment: Experiment, store: Store, root: Path, sweep: str, report: Report) -> Row:
+def _run(experiment: Experiment, store: Store, root: Path, sweep: str, progress: Progress) -> Row:
     experiment.check()
     task, attack, defense = experiment.task, experiment.attack, experiment.defense
     splits = load(task.data, root)
-    victim = backdoor(experiment, store, root, report)
+    victim = backdoor(experiment, store, root, progress)
     evidence, mine = collect(experiment, victim, splits)
-    curve = _Curve(experiment.key(), "defense", report)
+    curve = _Curve(experiment.key(), "defense", progress)
     reset_peak_memory()
     started = time.perf_counter()
     defended = defense.defend(evidence, task, rng(experiment.seed, "defense", defense.seed), curve)
@@ -212,6 +248,7 @@ def _run(experiment: Experiment, store: Store, root: Path, sweep: str, report: R
         trained_on=len(splits.train),
         poisoned=len(victim.poison.poisoned),
         covered=len(victim.poison.cover),
+        data_digest=fingerprint(task.data, root),
         victim_seconds=victim.seconds,
         seconds=seconds,
         peak_memory=memory,
@@ -252,13 +289,13 @@ def flag_rates(defended: Defended, harm: Poison, train: int) -> tuple[float, flo
 class _Curve:
     """A report that also keeps what it is told."""
 
-    def __init__(self, key: str, of: str, report: Report) -> None:
-        self.key, self.of, self.report = key, of, report
+    def __init__(self, key: str, of: str, progress: Progress) -> None:
+        self.key, self.of, self.progress = key, of, progress
         self.points: list[tuple[int, str, float]] = []
 
     def __call__(self, step: int, **metrics: float) -> None:
         self.points += [(step, name, float(value)) for name, value in metrics.items()]
-        self.report(step, **metrics)
+        self.progress(self.of, step, **metrics)
 
     def table(self) -> pa.Table:
         rows = [{"key": self.key, "of": self.of, "step": s, "metric": m, "value": v} for s, m, v in self.points]
@@ -312,6 +349,8 @@ def _commit() -> str:
         return subprocess.run(["git", "-C", here, *words], capture_output=True, text=True, check=True).stdout.strip()
 
     try:
+        if Path(git("rev-parse", "--show-toplevel")) != here.parent:  # installed below somebody else's repository
+            return ""
         return git("rev-parse", "--short=12", "HEAD") + ("+changed" if git("status", "--porcelain", "-uno") else "")
     except (OSError, subprocess.CalledProcessError):
         return ""

@@ -88,6 +88,15 @@ class Files:
         except OSError as error:
             raise self._refused(f"delete {path} in", error) from None
 
+    def delete_folder(self, path: str) -> None:
+        """Remove a folder and all that is in it; it may be gone already."""
+        try:
+            self.system.delete_dir(f"{self.root}/{path}")
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise self._refused(f"delete {path} in", error) from None
+
     def put_table(self, path: str, table: pa.Table) -> None:
         """Write a Parquet file."""
         sink = pa.BufferOutputStream()

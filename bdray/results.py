@@ -66,6 +66,8 @@ class Row:
     clean_held: int = 0
     """Clean samples that the defender was given."""
     trained_on: int = 0
+    data_digest: str = ""
+    """Of the samples themselves: two archives of one name are not the same data."""
     poisoned: int = 0
     covered: int = 0
     victim_seconds: float = NAN

@@ -24,6 +24,8 @@ Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
 """A number of things, at least one."""
+BatchSize = Annotated[int, Field(ge=2)]
+"""Samples a step; one alone has no batch statistics."""
 Amount = Annotated[int, Field(ge=0)]
 """A number of things, none allowed."""
 

@@ -1,7 +1,7 @@
 """Store: rows, curves and victims by key, in a folder or a bucket, behind one URI.
 
     rows/<sweep>/<key>.parquet      one experiment, written once, whole or not at all
-    rows/<sweep>.parquet            the same rows of a finished sweep in one file
+    rows/<sweep>.<id>.parquet       the same rows of a finished sweep in one file
     curves/<key>.parquet            step, metric, value
     tables/<kind>/<key>.parquet     what a figure needs beyond curves
     victims/<key>/                  model.safetensors  attack.safetensors  victim.json (last: it makes the victim complete)
@@ -59,13 +59,13 @@ class Store:
     def rows(self, sweep: str | None = None) -> pa.Table:
         """Every row, or one sweep's, as a table with the columns of Row; one row a key (done before failed, then newest)."""
         # Single files first: one that is compacted meanwhile is gone here, and stands in the one file that is listed after.
-        return _unique([*self._read_rows(self._singles(sweep)).values(), *self._read_rows(self._ones(sweep)).values()])
+        return _unique([*self._read_rows(self._singles(sweep)).values(), *self._read_ones(sweep)])
 
     def row(self, key: str) -> dict[str, Any] | None:
         """The row of one experiment, or None; where there are several, the one that `rows` shows."""
         folders = [path for path, info in self.files.list("rows").items() if info.type == fs.FileType.Directory]
         singles = [path for folder in folders if self.files.exists(path := f"{folder}/{key}.parquet")]
-        tables = [*self._read_rows(singles).values(), *self._read_rows(self._ones(None)).values()]
+        tables = [*self._read_rows(singles).values(), *self._read_ones(None)]
         found = _unique([table.filter(pc.field("key") == key) for table in tables]).to_pylist()
         return dict(found[0]) if found else None
 
@@ -74,9 +74,12 @@ class Store:
         what cannot be read is neither deleted nor replaced."""
         singles, ones = self._singles(sweep), self._ones(sweep)
         read, before = self._read_rows(singles), self._read_rows(ones)
-        if not read or len(before) < len(ones):
+        if len(before) < len(ones) or (not read and len(ones) < 2):
             return
-        self.files.put_table(f"rows/{sweep}.parquet", _unique([*read.values(), *before.values()]))
+        # Under a name of its own: another launch may be doing the same, having read other rows.
+        self.files.put_table(f"rows/{sweep}.{uuid.uuid4().hex[:8]}.parquet", _unique([*read.values(), *before.values()]))
+        for path in ones:
+            self.files.delete(path)
         now = self._singles(sweep)
         for path in read:
             if now.get(path) == singles[path]:  # else it was written again since it was read
@@ -89,9 +92,17 @@ class Store:
 
     def _ones(self, sweep: str | None) -> list[str]:
         """The files that hold all rows of a sweep, of one sweep or of all."""
-        if sweep:
-            return [path] if self.files.exists(path := f"rows/{sweep}.parquet") else []
-        return [path for path, info in self.files.list("rows").items() if _is_table(info)]
+        ones = [path for path, info in self.files.list("rows").items() if _is_table(info)]
+        return [p for p in ones if sweep is None or p.removesuffix(".parquet").rpartition(".")[0] == f"rows/{sweep}"]
+
+    def _read_ones(self, sweep: str | None) -> list[pa.Table]:
+        """The rows in those files; again where a launch replaced one of them meanwhile."""
+        for _ in range(5):
+            ones = self._ones(sweep)
+            tables = self._read_rows(ones)
+            if self._ones(sweep) == ones:
+                break
+        return list(tables.values())
 
     def _read_rows(self, paths: Iterable[str]) -> dict[str, pa.Table]:
         """The rows in each of these files; without those that are damaged or gone."""
@@ -147,21 +158,34 @@ class Store:
             sizes[part] = len(data)
         self.files.put(f"victims/{key}/victim.json", json.dumps({**about, "bytes": sizes}, indent=1).encode())
 
-    def victim(self, key: str) -> "tuple[dict[str, dict[str, Tensor]], dict[str, Any]] | None":
-        """The groups of tensors and the JSON of a complete victim, or None."""
+    def put_victim_part(self, key: str, part: str, tensors: "dict[str, Tensor]") -> None:
+        """Write one group of tensors ahead of the others."""
+        self.files.put(f"victims/{key}/{part}.safetensors", _packed(tensors))
+
+    def victim_part(self, key: str, part: str) -> "dict[str, Tensor] | None":
+        """One group of tensors of a victim that need not be complete, or None."""
         from safetensors import SafetensorError
         from safetensors.torch import load
 
+        path = f"victims/{key}/{part}.safetensors"
+        try:
+            return load(self.files.get(path))
+        except FileNotFoundError:
+            return None
+        except SafetensorError as error:
+            return self.files.damaged(path, first_line(error))
+
+    def victim(self, key: str) -> "tuple[dict[str, dict[str, Tensor]], dict[str, Any]] | None":
+        """The groups of tensors and the JSON of a complete victim, or None."""
         about = self.victim_about(key)
         if about is None:
             return None
         parts = {}
         for part in about["bytes"]:
-            path = f"victims/{key}/{part}.safetensors"
-            try:
-                parts[part] = load(self.files.get(path))
-            except (SafetensorError, FileNotFoundError) as error:
-                return self.files.damaged(path, first_line(error))
+            tensors = self.victim_part(key, part)
+            if tensors is None:
+                return None
+            parts[part] = tensors
         return parts, about
 
     def victim_about(self, key: str) -> dict[str, Any] | None:

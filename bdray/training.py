@@ -1,6 +1,7 @@
 """Training: the recipe of a victim, and the one loop that follows it. Resumes at the last epoch, bit for bit."""
 
 import math
+import time
 from collections.abc import Callable, Iterator
 from typing import Any, Literal, Protocol, Self
 
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from bdray.data import Samples
 from bdray.seeds import rng
-from bdray.spec import BadInput, Count, NonNegative, Positive, Share, Spec
+from bdray.spec import BadInput, BatchSize, Count, NonNegative, Positive, Share, Spec
 from bdray.task import Batch, Task
 
 Report = Callable[..., None]
@@ -25,7 +26,7 @@ class Training(Spec):
     """How a victim is trained: SGD, the field's usual recipe for CIFAR-sized images unless a field says otherwise."""
 
     epochs: Count = 20
-    batch: Count = 128
+    batch: BatchSize = 128
     lr: Positive = 0.1
     momentum: Share = 0.9
     weight_decay: NonNegative = 5e-4
@@ -75,14 +76,19 @@ def place(model: nn.Module) -> nn.Module:
     return model.to(device=device(), memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
+def parts(order: Tensor, size: int) -> list[Tensor]:
+    """Positions in parts of `size`; the last may be smaller, but one left over joins the part before it."""
+    found = list(order.split(size))
+    if len(found) > 1 and len(found[-1]) == 1:
+        found[-2:] = [torch.cat(found[-2:])]
+    return found
+
+
 def batches(samples: Samples, size: int, generator: torch.Generator | None = None) -> Iterator[Samples]:
     """The samples in batches, shuffled where a generator is given. The last batch may be smaller, but a single sample left
     over joins the batch before it: alone it has no batch statistics."""
     order = torch.arange(len(samples)) if generator is None else torch.randperm(len(samples), generator=generator)
-    parts = list(order.split(size))
-    if len(parts) > 1 and len(parts[-1]) == 1:
-        parts[-2:] = [torch.cat(parts[-2:])]
-    for part in parts:
+    for part in parts(order, size):
         yield samples.take(part.to(samples.targets.device))
 
 
@@ -96,7 +102,8 @@ def fit(
     checkpoint: Checkpoint | None = None,
     adversary: Callable[[nn.Module, Batch], Batch] | None = None,
 ) -> nn.Module:
-    """Train `model` in place on `samples` and return it in eval mode.
+    """Train `model` in place on `samples` and return it in eval mode. Each epoch is reported with its mean loss and the
+    seconds so far; epochs done before an interruption are reported again, as they were.
 
     Epoch e draws from `rng(seed, "epoch", e)` alone, so a run that resumes at a checkpoint ends with the same weights as
     one that was never interrupted. An `adversary` changes each batch before it is learnt.
@@ -105,9 +112,12 @@ def fit(
     model = place(model)
     samples = Samples(samples.inputs.to(device()), samples.targets.to(device()))
     optimizer = training.optimizer(model.parameters())
-    done = _restore(checkpoint, model, optimizer)
+    history = _restore(checkpoint, model, optimizer)
+    for epoch, (mean, seconds) in enumerate(history, start=1):
+        report(epoch, loss=mean, seconds=seconds)
+    before, started = history[-1][1] if history else 0.0, time.perf_counter()
     steps = math.ceil(len(samples) / training.batch)  # at most; see batches()
-    for epoch in range(done, training.epochs):
+    for epoch in range(len(history), training.epochs):
         total = torch.zeros((), device=device())
         draw = rng(seed, "epoch", epoch)
         model.train()
@@ -125,31 +135,33 @@ def fit(
             total += loss.detach() * len(part)
         mean = float(total) / len(samples)
         if not math.isfinite(mean):
-            raise FloatingPointError(f"the training loss is {mean} in epoch {epoch + 1}; lower training.lr ({training.lr})")
+            raise FloatingPointError(f"the training loss is {mean} in epoch {epoch + 1}; lower the lr ({training.lr:g})")
+        history.append((mean, before + time.perf_counter() - started))
         if checkpoint is not None:
-            checkpoint.save(_state(model, optimizer), epoch + 1)
-        report(epoch + 1, loss=mean)
+            checkpoint.save(_state(model, optimizer, history), epoch + 1)
+        report(epoch + 1, loss=mean, seconds=history[-1][1])
     return model.eval()
 
 
-def _state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Weights, buffers and momentum as bare tensors."""
+def _state(model: nn.Module, optimizer: torch.optim.Optimizer, history: list[tuple[float, float]]) -> dict[str, Tensor]:
+    """Weights, buffers, momentum, and loss and seconds of each epoch as bare tensors."""
     state = {f"model.{name}": value for name, value in model.state_dict().items()}
+    state["history"] = torch.tensor(history, dtype=torch.float64)
     for index, slot in optimizer.state_dict()["state"].items():
         if slot.get("momentum_buffer") is not None:
             state[f"momentum.{index}"] = slot["momentum_buffer"]
     return state
 
 
-def _restore(checkpoint: Checkpoint | None, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
-    """Load the last finished epoch, if any; the number of epochs done."""
+def _restore(checkpoint: Checkpoint | None, model: nn.Module, optimizer: torch.optim.Optimizer) -> list[tuple[float, float]]:
+    """Load the last finished epoch, if any; the loss and the seconds so far of each epoch done."""
     found = checkpoint.load() if checkpoint is not None else None
     if found is None:
-        return 0
-    tensors, epochs = found
+        return []
+    tensors, _ = found
     model.load_state_dict({n.removeprefix("model."): t for n, t in tensors.items() if n.startswith("model.")})
     for index, parameter in enumerate(p for g in optimizer.param_groups for p in g["params"]):
         if f"momentum.{index}" in tensors:
             # A copy in the parameter's own memory layout, as the optimizer itself would have made it.
             optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(tensors[f"momentum.{index}"])
-    return epochs
+    return [(loss, seconds) for loss, seconds in tensors["history"].tolist()]

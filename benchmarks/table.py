@@ -91,7 +91,7 @@ def main() -> None:
     lines = []
     with tempfile.TemporaryDirectory() as folder:
         one, many = Store(f"{folder}/one"), Store(f"{folder}/many")
-        one.files.put_table("rows/search.parquet", to_table(made))
+        one.files.put_table("rows/search.0.parquet", to_table(made))
         commands = [(one, "1", []), (one, "1", ["--csv"]), (one, "1", ["attack=blend", "--sort", "asr_after"])]
         if options.singles:
             os.fsync = lambda _: None  # only while the rows are made here: 20,000 of them take minutes otherwise

@@ -84,7 +84,7 @@ class Image(Task):
         """Class numbers, int64 [N], on the CPU."""
         model.eval()
         with torch.inference_mode():
-            found = [model(self.collate(part).to(device()).inputs).argmax(1) for part in batches(samples, 500)]
+            found = [model(self.collate(part.to(device())).inputs).argmax(1) for part in batches(samples, 500)]
         return torch.cat(found).cpu() if found else torch.empty(0, dtype=torch.int64)
 
     def score(self, predictions: Any, targets: Any) -> float:

@@ -8,13 +8,14 @@ import sys
 import time
 from pathlib import Path
 
+import pyarrow.compute as pc
 import pytest
 import torch
 
 from bdray.attacks import Attack
 from bdray.data import Data
 from bdray.defenses import Defense
-from bdray.experiment import Experiment, backdoor, evaluate, load, run
+from bdray.experiment import Experiment, backdoor, check_data, evaluate, load, run
 from bdray.results import Row
 from bdray.spec import BadInput, Incompatible
 from bdray.store import DamagedFile, Store
@@ -148,11 +149,56 @@ def test_incompatible_pairs_are_skipped_with_the_reason(store: Store, monkeypatc
     assert "layernorm" in rows.error
 
 
+@pytest.mark.parametrize(
+    ("defense", "told"),
+    [
+        ({"name": "nft", "site": "layernorm", "shots": 1}, "finds no such layer in the model 'resnet18'"),
+        ({"name": "nft", "site": "rows", "shots": 1}, "bn=eval"),
+    ],
+)
+def test_a_defense_that_cannot_work_on_the_model_is_told_before_training(defense: dict, told: str) -> None:
+    with pytest.raises(Incompatible, match=told):
+        check_data(tiny(defense=defense), Path())
+
+
+def test_a_failed_repetition_does_not_undo_a_row(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    done = run(tiny(), store, Path())
+    monkeypatch.setattr("bdray.experiment._run", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run(tiny(), store, Path(), again=True)
+    stored = store.row(tiny().key())
+    assert stored is not None
+    assert (stored["status"], stored["time"]) == ("done", done.time)
+
+
+def test_a_victim_is_never_used_with_other_data(store: Store, tmp_path: Path) -> None:
+    """The same spec, another archive below another data folder: one sentence, and also for a half-done training."""
+    from PIL import Image
+
+    for root, count in (("one", 30), ("two", 40)):
+        for split in ("train", "test"):
+            for number, name in enumerate(("cat", "dog")):
+                folder = tmp_path / root / "pets" / split / name
+                folder.mkdir(parents=True)
+                for i in range(count):
+                    Image.new("RGB", (16, 16), (100 * number + i, i, 0)).save(folder / f"{i:02}.png")
+    data = {"name": "image_folder", "path": "pets", "size": 16}
+    task = {"name": "image", "data": data, "model": {"name": "resnet18", "width": 4}}
+    row = run(tiny(task=task), store, tmp_path / "one")
+    assert row.trained_on == 54
+    with pytest.raises(BadInput, match="was made from another image_folder"):
+        run(tiny(task=task, defense="random_filter"), store, tmp_path / "two")
+    (Path(store.location()) / "victims" / row.victim / "victim.json").unlink()
+    with pytest.raises(BadInput, match="was made from another image_folder"):
+        run(tiny(task=task, seed=0, defense="perfect_filter"), store, tmp_path / "two")
+    assert run(tiny(task=task), Store(str(tmp_path / "other")), tmp_path / "two").data_digest != row.data_digest
+
+
 def test_curves_and_masks_are_stored(store: Store) -> None:
     row = run(tiny(defense=quick("nft", steps=50)), store, Path())
     victim, defense = store.table("curves", row.victim), store.table("curves", row.key)
     assert victim is not None
-    assert (victim["metric"].to_pylist(), victim["step"].to_pylist()) == (["loss"] * 2, [1, 2])
+    assert (victim["metric"].to_pylist(), victim["step"].to_pylist()) == (["loss", "seconds"] * 2, [1, 1, 2, 2])
     assert defense is not None
     assert set(defense["metric"].to_pylist()) == {"loss", "mask_mean"}
     masks = store.table("masks", row.key)
@@ -180,8 +226,6 @@ def test_the_embedded_default_is_narrow_digits_and_a_named_model_has_its_publish
 
 def test_bad_data_is_told_before_anything_is_trained(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bdray.experiment.fit", lambda *_, **__: pytest.fail("it trained"))
-    from bdray.experiment import check_data
-
     with pytest.raises(BadInput, match="cifar10"):
         check_data(tiny(task={"data": "cifar10"}), tmp_path)
     with pytest.raises(BadInput, match="largest possible rate"):
@@ -197,7 +241,8 @@ torch.set_num_threads(1)
 from bdray.experiment import backdoor
 from bdray.store import Store
 from tests.tiny import tiny
-backdoor(tiny(training={"epochs": 40, "batch": 32}), Store(sys.argv[1]), Path(), lambda step, **_: print(step, flush=True))
+experiment = tiny(training={"epochs": 40, "batch": 32})
+backdoor(experiment, Store(sys.argv[1]), Path(), lambda stage, step, **_: print(step, flush=True))
 """
 
 
@@ -214,11 +259,20 @@ def test_a_killed_training_goes_on_at_its_last_epoch(store: Store, tmp_path: Pat
     saved = store.checkpoint(experiment.victim_key()).load()
     assert saved is not None
     assert 3 <= saved[1] < 40
-    steps: list[int] = []
-    resumed = backdoor(experiment, store, Path(), lambda step, **_: steps.append(step))
-    assert steps[0] == saved[1] + 1
-    plain = backdoor(experiment, Store(str(tmp_path / "other")), Path())
+    trained = []
+    true = experiment.task.loss
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(experiment.task), "loss", lambda *words: trained.append(1) or true(*words[1:]))
+        resumed = backdoor(experiment, store, Path())
+    assert len(trained) == (40 - saved[1]) * 4  # batches of the epochs that were left
+    other = Store(str(tmp_path / "other"))
+    plain = backdoor(experiment, other, Path())
     assert all(torch.equal(v, plain.model.state_dict()[k]) for k, v in resumed.model.state_dict().items())
+    assert resumed.seconds > 0
+    curves = [s.table("curves", experiment.victim_key()) for s in (store, other)]
+    losses = [c.filter(pc.field("metric") == "loss")["value"].to_pylist() for c in curves if c is not None]
+    assert len(losses[0]) == 40
+    assert losses[0] == losses[1]
 
 
 NO_RAY = """

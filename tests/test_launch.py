@@ -94,6 +94,7 @@ class TestExpand:
     [
         ("sweep = Sweep(space={", "line 1 does not parse"),
         ("x = 1\n1 / 0\n", "line 2 raised ZeroDivisionError"),
+        ("raise SystemExit(3)\n", "line 1 raised SystemExit"),
         ("import nosuchmodule\n", "line 1 raised ModuleNotFoundError"),
         ("x = 1\n", "defines no sweeps"),
         ("from bdray.launch import Sweep\na = Sweep(space={})\nb = Sweep(space={'seed': 1})\n", "defines 2 sweeps"),
@@ -132,6 +133,28 @@ class TestQueue:
         assert queue.take(0, "new0") == ("a", {})
         assert queue.take(0, "new0") is None
 
+    def test_a_victim_that_kills_its_workers_is_given_up(self) -> None:
+        """Three deaths without an epoch; one that made progress in between lives on."""
+        queue = Queue({"deadly": {}, "fine": {}})
+        for life in range(3):
+            assert queue.take(0, f"t{life}") == ("deadly", {})
+        assert queue.take(0, "t3") == ("fine", {})
+        assert "died 3 times" in queue.state()[2]["deadly"]
+        for life in range(4, 10):
+            queue.progress("fine", life)
+            assert queue.take(0, f"t{life}") == ("fine", {})
+        queue.give_up("no more")
+        assert queue.state()[2]["fine"] == "no more"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"samples": "3"}, {"samples": 0}, {"seed": -1}, {"cpus": 0}, {"gpus": -1}, {"name": "a/b"}, {"space": []}],
+)
+def test_a_sweeps_own_fields_are_checked(fields: dict) -> None:
+    with pytest.raises(BadInput, match=next(iter(fields))):
+        Sweep(**{"space": {}, **fields})
+
 
 @pytest.fixture(scope="module")
 def local_ray() -> Iterator[None]:
@@ -159,7 +182,9 @@ class TestLaunch:
         assert {row["key"] for row in rows} == set(keys(sweep_of(seeds=1, samples=2)))
         assert {row["status"] for row in rows} == {"done"}
         assert {row["victim"] for row in rows} == set(found.victims)
-        assert [p.name for p in (Path(shared.location()) / "rows").rglob("*.parquet")] == ["test.parquet"]
+        (one,) = (Path(shared.location()) / "rows").rglob("*.parquet")
+        assert one.name.startswith("test.")
+        assert not [p for p in Path(shared.location()).rglob("*") if p.suffix in (".pkl", ".pickle", ".pt")]
         assert not list((Path(shared.location()) / "checkpoints").rglob("*"))
 
     def test_the_workers_numbers_are_those_of_run(self, shared: Store, tmp_path: Path) -> None:
@@ -194,6 +219,9 @@ class TestLaunch:
         launch(found, shared, Path())
         assert len(shared.rows("other")) == 6
         assert len(shared.rows()) == 12
+        for sweep in (other, Sweep(space=other.space, samples=2, name="zother")):
+            launch(plan(sweep, shared, Path()), shared, Path())
+            assert len(plan(sweep, shared, Path()).done) == 6  # its own rows now, whatever its name
 
     def test_half_a_row_and_half_a_victim_are_made_again(self, local_ray: None, shared: Store) -> None:
         root = Path(shared.location())
@@ -214,18 +242,30 @@ class TestLaunch:
         assert shared.rows("half").to_pylist()[0]["status"] == "done"
 
     def test_failures_leave_rows_and_the_rest_goes_on(self, local_ray: None, store: Store) -> None:
-        """One victim's training diverges, one defense is refused by the model, one cell is fine."""
+        """One victim's training diverges, two cells make no sense, one is fine."""
         space = tiny_config(
             training=tune.grid_search([{"epochs": 3, "batch": 32, "lr": 1e38}, {"epochs": 1}]),
             defense=tune.grid_search(["none", {"name": "nft", "site": "layernorm", "shots": 1}]),
         )
         sweep = Sweep(space=space, name="bad")
-        assert launch(plan(sweep, store, Path()), store, Path()) == 2
+        found = plan(sweep, store, Path())
+        assert (len(found.missing), len(found.skipped)) == (2, 2)
+        assert launch(found, store, Path()) == 1
         rows = store.rows("bad").to_pylist()
-        assert sorted(row["status"] for row in rows) == ["done", "failed", "failed", "skipped"]
+        assert sorted(row["status"] for row in rows) == ["done", "failed", "skipped", "skipped"]
         assert all("loss is" in row["error"] for row in rows if row["status"] == "failed")
-        assert plan(sweep, store, Path()).missing == []
-        assert len(plan(sweep, store, Path(), retry_failed=True).missing) == 2
+        assert all("finds no such layer" in row["error"] for row in rows if row["status"] == "skipped")
+        again = plan(sweep, store, Path())
+        assert (again.missing, len(again.done), len(again.failed)) == ([], 3, 1)
+        assert "1 failed" in again.sentence()
+        assert len(plan(sweep, store, Path(), retry_failed=True).missing) == 1
+        # A failed row of one sweep is not a result for another.
+        assert len(plan(Sweep(space=space, name="new"), store, Path()).missing) == 1
+
+    def test_what_this_ray_can_never_give_is_told(self, local_ray: None, store: Store) -> None:
+        sweep = Sweep(space=tiny_config(), name="wide", cpus=64)
+        with pytest.raises(BadInput, match="got 64, but this Ray has 2 CPUs"):
+            launch(plan(sweep, store, Path()), store, Path())
 
 
 def test_plan_refuses_what_can_never_run(store: Store, tmp_path: Path) -> None:

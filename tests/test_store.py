@@ -5,6 +5,7 @@ import json
 import multiprocessing
 import os
 import pickletools
+import re
 import signal
 import subprocess
 import sys
@@ -63,7 +64,14 @@ def put_bytes(store: Store, path: str, data: bytes) -> None:
 
 def finals(store: Store) -> list[str]:
     """Every file below the store."""
-    return [path for path, info in store.files.list("", recursive=True).items() if info.type == fs.FileType.File]
+    paths = [path for path, info in store.files.list("", recursive=True).items() if info.type == fs.FileType.File]
+    return [re.sub(r"^rows/s\.[0-9a-f]+\.parquet$", "rows/s.ID.parquet", path) for path in paths]
+
+
+def one_file(store: Store) -> bytes:
+    """The bytes of the one compacted file of the sweep s."""
+    (path,) = (path for path in store.files.list("rows") if path.startswith("rows/s."))
+    return store.files.get(path)
 
 
 def row_bytes(row: Row, change: Callable[[pa.Table], pa.Table] = lambda table: table) -> bytes:
@@ -137,7 +145,7 @@ class TestCompact:
         for row in rows:
             anywhere.put_row(row)
         anywhere.compact("s")
-        assert finals(anywhere) == ["rows/s.parquet"]
+        assert finals(anywhere) == ["rows/s.ID.parquet"]
         assert [of_record(r) for r in anywhere.rows().sort_by("key").to_pylist()] == rows
         for row in rows:
             found = anywhere.row(row.key)
@@ -151,9 +159,9 @@ class TestCompact:
         for i in range(3):
             anywhere.put_row(make_row(str(i)))
         anywhere.compact("s")
-        before = anywhere.files.get("rows/s.parquet")
+        before = one_file(anywhere)
         anywhere.compact("s")
-        assert anywhere.files.get("rows/s.parquet") == before
+        assert one_file(anywhere) == before
 
     def test_rows_that_arrive_afterwards_are_folded_in(self, anywhere: Store) -> None:
         for i in range(3):
@@ -168,7 +176,7 @@ class TestCompact:
             assert found is not None
             assert found["status"] == "done"
             anywhere.compact("s")
-        assert finals(anywhere) == ["rows/s.parquet"]
+        assert finals(anywhere) == ["rows/s.ID.parquet"]
 
     @pytest.mark.parametrize("deleted", [0, 1, 3])
     def test_killed_between_writing_and_deleting(self, anywhere: Store, monkeypatch: pytest.MonkeyPatch, deleted: int) -> None:
@@ -188,7 +196,7 @@ class TestCompact:
         monkeypatch.undo()
         assert sorted(anywhere.rows()["key"].to_pylist()) == ["0", "1", "2", "3"]
         anywhere.compact("s")
-        assert finals(anywhere) == ["rows/s.parquet"]
+        assert finals(anywhere) == ["rows/s.ID.parquet"]
         assert sorted(anywhere.rows()["key"].to_pylist()) == ["0", "1", "2", "3"]
 
     def test_killed_while_writing_loses_nothing(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -211,7 +219,7 @@ class TestCompact:
 
         def and_then_another(path: str, table: pa.Table) -> None:
             real(path, table)
-            if path == "rows/s.parquet":
+            if path.startswith("rows/s."):
                 time.sleep(0.01)
                 real("rows/s/1.parquet", to_table([make_row("1", seconds=5.0)]))
 
@@ -253,19 +261,38 @@ class TestCompact:
         put_bytes(anywhere, "rows/s/2.parquet", b"PAR1 cut")
         with pytest.warns(DamagedFile, match=r"rows/s/2\.parquet"):
             anywhere.compact("s")
-        assert finals(anywhere) == ["rows/s.parquet", "rows/s/2.parquet"]
-        put_bytes(anywhere, "rows/s.parquet", b"written by a later version")
+        assert finals(anywhere) == ["rows/s.ID.parquet", "rows/s/2.parquet"]
+        (path,) = (path for path in anywhere.files.list("rows") if path.startswith("rows/s."))
+        put_bytes(anywhere, path, b"written by a later version")
         anywhere.put_row(make_row("3"))
         with pytest.warns(DamagedFile):
             anywhere.compact("s")
-        assert anywhere.files.get("rows/s.parquet") == b"written by a later version"
+        assert one_file(anywhere) == b"written by a later version"
         with pytest.warns(DamagedFile):
             assert anywhere.row("3") is not None
 
+    def test_two_launches_compacting_at_once_lose_nothing(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+        """One has read row 0; then row 1 arrives and the other compacts both; then the first writes."""
+        store.put_row(make_row("0"))
+        real, other = store.files.put_table, Store(store.uri)
+
+        def late(path: str, table: pa.Table) -> None:
+            other.put_row(make_row("1"))
+            other.compact("s")
+            real(path, table)
+
+        monkeypatch.setattr(store.files, "put_table", late)
+        store.compact("s")
+        monkeypatch.undo()
+        assert sorted(store.rows()["key"].to_pylist()) == ["0", "1"]
+        store.compact("s")
+        assert finals(store) == ["rows/s.ID.parquet"]
+        assert sorted(store.rows("s")["key"].to_pylist()) == ["0", "1"]
+
     def test_thousands_of_rows(self, store: Store) -> None:
         rows = [make_row(f"{i:016x}") for i in range(3000)]
-        store.files.put_table("rows/s.parquet", to_table(rows[:2000]))
-        store.files.put_table("rows/t.parquet", to_table(rows[1000:]))
+        store.files.put_table("rows/s.0.parquet", to_table(rows[:2000]))
+        store.files.put_table("rows/t.0.parquet", to_table(rows[1000:]))
         assert sorted(store.rows()["key"].to_pylist()) == [row.key for row in rows]
 
 

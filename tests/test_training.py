@@ -200,7 +200,7 @@ def test_one_sample_left_over(splits: Splits, count: int) -> None:
 
 def test_a_loss_that_is_not_finite_stops_it(splits: Splits) -> None:
     kept = Kept()
-    with pytest.raises(FloatingPointError, match=r"the training loss is nan in epoch 1; lower training\.lr \(1e\+30\)"):
+    with pytest.raises(FloatingPointError, match=r"the training loss is nan in epoch 1; lower the lr \(1e\+30\)"):
         trained(splits, Training(epochs=3, batch=32, lr=1e30), checkpoint=kept)
     assert kept.epochs == []
 
@@ -245,6 +245,7 @@ def test_a_training_cut_off_ends_as_one_that_was_not(splits: Splits, stop_after:
     whole = Kept()
     resumed, never = trained(splits, training, checkpoint=kept), trained(splits, training, checkpoint=whole)
     assert same(resumed, never)
+    assert kept.tensors.pop("history")[:, 0].tolist() == whole.tensors.pop("history")[:, 0].tolist()  # losses, not seconds
     assert same(kept.tensors, whole.tensors)  # momentum included
     assert kept.epochs == whole.epochs == [1, 2, 3, 4]
 
@@ -252,8 +253,11 @@ def test_a_training_cut_off_ends_as_one_that_was_not(splits: Splits, stop_after:
 def test_a_finished_training_is_not_trained_on(splits: Splits) -> None:
     kept = Kept()
     first = trained(splits, SHORT, checkpoint=kept)
-    again = trained(splits, SHORT, checkpoint=kept, report=lambda *_, **__: pytest.fail("it trained on"))
+    steps: list[int] = []
+    kept.save = lambda *_: pytest.fail("it trained on")  # type: ignore[method-assign]
+    again = trained(splits, SHORT, checkpoint=kept, report=lambda step, **_: steps.append(step))
     assert same(first, again)
+    assert steps == list(range(1, SHORT.epochs + 1))  # as they were
 
 
 def test_a_checkpoint_does_not_change_the_training(splits: Splits) -> None:

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from bdray.attacks import Attack, Patterns, Setting
 from bdray.attacks._images import CHECKER, blended, to_uint8
+from bdray.data import Splits
 from bdray.seeds import rng as named
-from bdray.spec import Amount, NonNegative, Positive, Share
+from bdray.spec import Amount, BadInput, NonNegative, Positive, Share
 from bdray.task import Batch
 from bdray.training import batches, device, fit
 
@@ -36,6 +37,12 @@ class LabelConsistent(Attack):
     """robust: trained on one-step perturbations with a random start (Wong, Rice and Kolter 2020), as the attack wants."""
     surrogate_epochs: Amount = 0
     """0: as many as the victim's."""
+
+    def check(self, splits: Splits) -> None:
+        super().check(splits)
+        side = min(splits.train.inputs.shape[-2:])
+        if side < 6:
+            raise BadInput(f"label_consistent: got images of {side} pixels, expected at least 6, room for four corners")
 
     def stamp(self, x: Tensor, patterns: Patterns, rng: torch.Generator) -> Tensor:
         out = x.clone()

@@ -4,6 +4,7 @@
 that names the folder or file, what was expected there and where the data set is published.
 """
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,10 @@ class Samples:
         """The samples at these positions (int64, or a bool mask of length N), as new tensors."""
         return type(self)(self.inputs[index], self.targets[index])
 
+    def to(self, device: torch.device) -> Self:
+        """The samples on a device."""
+        return type(self)(self.inputs.to(device), self.targets.to(device))
+
 
 class Published(NamedTuple):
     """A data set as published."""
@@ -46,6 +51,15 @@ class Splits(NamedTuple):
     held: Samples
     test: Samples
     classes: Sequence[str]
+
+    def digest(self) -> str:
+        """64 hex digits of the SHA-256 of all samples, in order, and of the names of the classes."""
+        found = hashlib.sha256("\x1f".join(self.classes).encode())
+        for part in (self.train, self.held, self.test):
+            for values in (part.inputs, part.targets):
+                found.update(f"{values.dtype}{tuple(values.shape)}".encode())
+                found.update(values.contiguous().numpy())
+        return found.hexdigest()
 
 
 class Data(Spec):

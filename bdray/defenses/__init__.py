@@ -1,5 +1,6 @@
 """Defense: what a defender holds, and what he makes of it; every other module here is one defense."""
 
+import functools
 from dataclasses import dataclass, field
 from typing import ClassVar, NamedTuple
 
@@ -59,6 +60,17 @@ class Defense(Spec):
         """Purify or retrain. May change `evidence.model` in place: it is a private copy."""
         raise NotImplementedError
 
+    def check(self, task: Task, splits: Splits) -> None:
+        """Raise BadInput, before anything is trained, for too few clean samples; Incompatible for a model that this defense
+        cannot work on."""
+        if "clean" in self.needs:
+            self.draw(splits.held, len(splits.train), len(splits.classes), torch.Generator().manual_seed(0))
+        if type(self).fits is not Defense.fits:
+            self.fits(_outline(task, len(splits.classes), tuple(splits.train.inputs.shape[1:])), task)
+
+    def fits(self, model: nn.Module, task: Task) -> None:
+        """Raise Incompatible for a model that this defense cannot work on; must not change it."""
+
     def draw(self, held: Samples, train: int, classes: int, rng: torch.Generator) -> Tensor:
         """Positions in `held` of the clean samples that this defender gets, ascending.
 
@@ -75,9 +87,16 @@ class Defense(Spec):
                 )
             return torch.cat(mine).sort().values
         wanted = round(self.clean * train)
-        if not 1 <= wanted <= len(held):
+        if not 2 <= wanted <= len(held):
             raise BadInput(
-                f"{self.name}.clean: got {self.clean}, that is {wanted} of {train} training samples, expected 1 to the "
+                f"{self.name}.clean: got {self.clean}, that is {wanted} of {train} training samples, expected 2 to the "
                 f"{len(held)} clean ones held out; change it, or task.data.held"
             )
         return order[:wanted].sort().values
+
+
+@functools.lru_cache(maxsize=8)
+def _outline(task: Task, classes: int, shape: tuple[int, ...]) -> nn.Module:
+    """A fresh model of a task, to look at, never to change."""
+    nothing = Samples(torch.empty(0, *shape, dtype=torch.uint8), torch.empty(0, dtype=torch.int64))
+    return task.build(Splits(nothing, nothing, nothing, [str(c) for c in range(classes)]), torch.Generator())

@@ -7,7 +7,7 @@ from torch import nn
 
 from bdray.data import Samples
 from bdray.defenses import Defense
-from bdray.spec import Amount, Count, NonNegative, Positive, Share
+from bdray.spec import Amount, BatchSize, NonNegative, Positive, Share
 from bdray.task import Task
 from bdray.training import Report, Training, fit
 
@@ -19,7 +19,7 @@ class Tuned(Defense):
 
     epochs: Amount = 100
     """Over the clean samples; 0 leaves the tuning out."""
-    batch: Count = 256
+    batch: BatchSize = 256
     lr: Positive = 0.01
     momentum: Share = 0.9
     weight_decay: NonNegative = 5e-4

@@ -33,14 +33,18 @@ class FinePruning(Tuned):
     max_drop: Share = 0.1
     """Relative to the accuracy before pruning."""
 
+    def fits(self, model: nn.Module, task: Task) -> None:
+        if not any(isinstance(m, nn.Linear) for m in model.modules()):
+            raise Incompatible(
+                f"the defense 'fine_pruning' prunes the inputs of a linear layer, and the model {task.model.name!r} has none; "
+                "choose another"
+            )
+
     def defend(self, evidence: Evidence, task: Task, rng: torch.Generator, report: Report) -> Defended:
         model, clean = evidence.model, evidence.clean
         assert model is not None
         assert clean is not None
-        heads = [m for m in model.modules() if isinstance(m, nn.Linear)]
-        if not heads:
-            raise Incompatible("the defense 'fine_pruning' prunes the inputs of a linear layer, and this model has none")
-        head = heads[-1]
+        head = [m for m in model.modules() if isinstance(m, nn.Linear)][-1]
         order = mean_inputs(model, head, clean, task).argsort()
         columns = Columns(torch.ones(head.in_features, device=head.weight.device))
         parametrize.register_parametrization(head, "weight", columns)
@@ -66,6 +70,6 @@ def mean_inputs(model: nn.Module, layer: nn.Module, clean: Samples, task: Task) 
     model.eval()
     with torch.inference_mode():
         for part in batches(clean, 500):
-            model(task.collate(part).to(device()).inputs)
+            model(task.collate(part.to(device())).inputs)
     hook.remove()
     return torch.stack(seen).sum(0) / len(clean)

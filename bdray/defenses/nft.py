@@ -18,9 +18,9 @@ from torch.nn.utils import parametrize
 from bdray.data import Samples
 from bdray.defenses import Defended, Defense, Evidence
 from bdray.seeds import numpy_rng
-from bdray.spec import Count, Incompatible, NonNegative, Positive, Share
+from bdray.spec import BatchSize, Count, Incompatible, NonNegative, Positive, Share
 from bdray.task import Batch, Task
-from bdray.training import Report, batches, device
+from bdray.training import Report, device, parts
 
 ROWS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -85,7 +85,7 @@ class Nft(Defense):
     """Where the cosine ends, as a share of lr: the authors' 0.02 of 0.05."""
     lr_every: Count = 200
     """Steps between two changes of the rate."""
-    batch: Count = 128
+    batch: BatchSize = 128
     replacement: bool = True
     """Draw each batch with replacement; else go through the clean samples in turn, shuffled each time."""
     augment: bool = True
@@ -121,6 +121,18 @@ class Nft(Defense):
             parameter.requires_grad_(flag)
         return Defended(model.eval(), tables={"masks": table})
 
+    def fits(self, model: nn.Module, task: Task) -> None:
+        if not self.sites(model, task):
+            raise Incompatible(
+                f"the defense 'nft' with site={self.site} finds no such layer in the model {task.model.name!r}; choose another "
+                "defense.site"
+            )
+        if self.site == "rows" and self.bn != "eval" and any(isinstance(m, _BatchNorm) for m in model.modules()):
+            raise Incompatible(
+                f"the defense 'nft' with site=rows and bn={self.bn} does nothing on a model with BatchNorm, whose batch "
+                "statistics cancel a mask on the rows before it; set defense.bn=eval"
+            )
+
     def floor(self, index: float) -> float:
         """mu(l), the lower bound of mask l."""
         return self.alpha * math.exp(-self.beta * index)
@@ -142,14 +154,13 @@ class Nft(Defense):
     def draws(self, clean: Samples, task: Task, rng: torch.Generator) -> Iterator[Batch]:
         """`steps` batches, augmented and then mixed, each with a partner order and one lambda."""
         beta = numpy_rng(rng)
-        order = torch.empty(0, dtype=torch.int64)
+        waiting: list[Tensor] = []
         for _ in range(self.steps):
             if self.replacement:
                 positions = torch.randint(len(clean), (self.batch,), generator=rng)
             else:
-                if not len(order):
-                    order = torch.randperm(len(clean), generator=rng)
-                positions, order = order[: self.batch], order[self.batch :]
+                waiting = waiting or parts(torch.randperm(len(clean), generator=rng), self.batch)
+                positions = waiting.pop(0)
             part = clean.take(positions.to(clean.targets.device))
             batch = task.collate(task.augment(part, rng) if self.augment else part)
             if self.mixup:
@@ -159,16 +170,8 @@ class Nft(Defense):
 
     def attach(self, model: nn.Module, task: Task) -> list[Masked]:
         """Put a mask of ones on every site, in the order of the model's parameters."""
+        self.fits(model, task)
         sites = self.sites(model, task)
-        if not sites:
-            raise Incompatible(
-                f"the defense 'nft' with site={self.site} finds no such layer in this model; choose another defense.site"
-            )
-        if self.site == "rows" and self.bn != "eval" and any(isinstance(m, _BatchNorm) for m in model.modules()):
-            raise Incompatible(
-                f"the defense 'nft' with site=rows and bn={self.bn} does nothing on a model with BatchNorm, whose batch "
-                "statistics cancel a mask on the rows before it; set defense.bn=eval"
-            )
         blocks: dict[str, int] = {}
         masked = []
         for number, (name, module) in enumerate(sites, start=1):
@@ -178,7 +181,7 @@ class Nft(Defense):
             parametrize.register_parametrization(module, "weight", mask)
             block = blocks.setdefault(block_of(name), len(blocks) + 1)
             index = {"mask": number, "block": block, "depth": number / len(sites)}[self.index]
-            masked.append(Masked(name, module, mask, self.floor(index)))
+            masked.append(Masked(name, module, mask, min(self.floor(index), self.upper)))
         return masked
 
     def sites(self, model: nn.Module, task: Task) -> list[tuple[str, nn.Module]]:
@@ -198,7 +201,7 @@ class Nft(Defense):
 
 
 def block_of(name: str) -> str:
-    """The block that a layer stands in: the path up to its last number ('layer1.0' of 'layer1.0.downsample.1')."""
+    """The block that a layer stands in: the path up to its first number ('layer1.0' of 'layer1.0.downsample.1')."""
     parts = name.split(".")
     numbers = [at for at, part in enumerate(parts) if part.isdigit()]
     return ".".join(parts[: numbers[0] + 1]) if numbers else name
@@ -208,7 +211,7 @@ def clamp(masked: list[Masked], upper: float) -> None:
     """Project the masks into [floor, upper]; the optimizer's momentum is left as it is."""
     with torch.no_grad():
         for _, _, mask, floor in masked:
-            mask.values.clamp_(min(floor, upper), upper)
+            mask.values.clamp_(floor, upper)
 
 
 def fold(masked: list[Masked]) -> None:
@@ -221,7 +224,7 @@ def fold(masked: list[Masked]) -> None:
 
 
 def recalibrate(model: nn.Module, clean: Samples, task: Task, size: int) -> None:
-    """Estimate every BatchNorm's running statistics afresh, as the mean over one pass of the clean samples."""
+    """Estimate every BatchNorm's running statistics afresh, as the mean over equal parts of the clean samples."""
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm)]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
@@ -229,8 +232,9 @@ def recalibrate(model: nn.Module, clean: Samples, task: Task, size: int) -> None
         norm.momentum = None
     model.train()
     with torch.no_grad():
-        for part in batches(clean, size):
-            model(task.collate(part).inputs)
+        order = torch.arange(len(clean), device=clean.targets.device)
+        for part in order.tensor_split(math.ceil(len(clean) / size)):  # parts of one size, since each counts as much
+            model(task.collate(clean.take(part)).inputs)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
 

@@ -3,6 +3,7 @@ superset of a smaller one: more grid members, seeds or samples only add experime
 
 import itertools
 import runpy
+import string
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -35,11 +36,24 @@ class Sweep:
     gpus: float = 0.25
     """Of one trial, where the cluster has a GPU; a victim in training gets a whole one."""
 
+    def __post_init__(self) -> None:
+        for name, kind, least, words in (
+            ("samples", int, 1, "a whole number, at least 1"),
+            ("seed", int, 0, "a whole number, at least 0"),
+            ("cpus", int | float, 0.01, "a number, at least 0.01"),
+            ("gpus", int | float, 0, "a number, at least 0"),
+        ):
+            value = getattr(self, name)
+            if not isinstance(value, kind) or isinstance(value, bool) or value < least:
+                raise BadInput(f"the sweep's {name}: got {value!r}, expected {words}")
+        if not isinstance(self.space, dict):
+            raise BadInput(f"the sweep's space: got {self.space!r}, expected an experiment's dict")
+        if not isinstance(self.name, str) or not set(self.name) <= set(string.ascii_letters + string.digits + "_-"):
+            raise BadInput(f"the sweep's name: got {self.name!r}, expected letters, digits, _ and -; it names a folder")
+
     def with_override(self, path: str, value: Any) -> "Sweep":
-        """The sweep with one value changed: `samples`, `seed.draws`, or a path into the space; a list is a grid."""
+        """The sweep with one value changed: `samples`, or a path into the space; a list is a grid."""
         if path == "samples":
-            if not isinstance(value, int) or value < 1:
-                raise BadInput(f"samples: got {value!r}, expected a whole number, at least 1")
             return replace(self, samples=value)
         return replace(self, space=put(self.space, path, value))
 
@@ -51,6 +65,8 @@ def expand(sweep: Sweep) -> list[Experiment]:
         for draw in range(sweep.samples if _has_domain(tree) else 1):
             experiment = Experiment.of(_draw(tree, sweep.seed, draw, ""))
             found.setdefault(experiment.key(), experiment)
+    if not found:
+        raise BadInput(f"the sweep {sweep.name!r} has no cells: one of its grids is empty; give each at least one member")
     return list(found.values())
 
 
@@ -96,7 +112,7 @@ def read_sweep(path: str) -> Sweep:
         raise BadInput(f"{path} line {error.lineno} does not parse: {error.msg}; mend that line") from None
     except BadInput:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         line = _line_in(error, file)
         raise BadInput(f"{path}{line} raised {type(error).__name__}: {error}; mend it") from None
     sweeps = [value for value in values.values() if isinstance(value, Sweep)]
@@ -105,7 +121,7 @@ def read_sweep(path: str) -> Sweep:
     return sweeps[0] if sweeps[0].name else replace(sweeps[0], name=file.stem)
 
 
-def _line_in(error: Exception, file: Path) -> str:
+def _line_in(error: BaseException, file: Path) -> str:
     trace = error.__traceback__
     line = ""
     while trace is not None:

@@ -1,4 +1,4 @@
-"""Missing cells, on Ray Tune: a fraction of a GPU or a few CPUs each, in workers that stay, with their data and victim."""
+"""Missing cells, on Ray Tune: a fraction of a GPU or a few CPUs each, in workers that stay, with their data loaded."""
 
 from typing import Any
 
@@ -18,8 +18,8 @@ def run_cells(cells: list[Experiment], errors: dict[str, str], work: Work, store
             reason = f"its victim could not be trained: {errors[cell.victim_key()]}"
             store.put_row(unfinished_row(cell, work.sweep, "failed", reason))
     failed = sum(cell.victim_key() in errors for cell in cells)
-    # Cells of one victim stand together, so that a worker rarely has to load another one.
-    ready = sorted((c for c in cells if c.victim_key() not in errors), key=lambda c: c.victim_key())
+    # Cells of one data set stand together: a worker keeps the last two that it read.
+    ready = sorted((c for c in cells if c.victim_key() not in errors), key=lambda c: (c.task.data.key(), c.victim_key()))
     if not ready:
         return failed
     resources: dict[str, float] = {"cpu": work.cpus, **({"gpu": work.gpus} if work.gpus else {})}

@@ -13,15 +13,19 @@ from bdray.experiment import Experiment, backdoor
 from bdray.launch.work import Work
 from bdray.spec import Config
 
+LIVES = 3
+
 
 class Queue:
-    """Who trains which victim. A worker's unfinished claim goes back when the worker of its rank is replaced."""
+    """Who trains which victim. A worker's unfinished claim goes back when the worker of its rank is replaced, until it was
+    lost `LIVES` times without an epoch done: then the victim has an error, and the others go on."""
 
     def __init__(self, jobs: dict[str, Config]) -> None:
         self.jobs = jobs
         self.pending = list(jobs)
         self.claims: dict[int, tuple[str, str]] = {}
         self.epochs = dict.fromkeys(jobs, 0)
+        self.lost = dict.fromkeys(jobs, 0)
         self.finished: set[str] = set()
         self.errors: dict[str, str] = {}
 
@@ -29,22 +33,36 @@ class Queue:
         """The next victim for the worker of this rank; the token tells a restarted worker from the one before it."""
         claim = self.claims.pop(rank, None)
         if claim is not None and claim[0] != token and claim[1] not in self.finished:
-            self.pending.insert(0, claim[1])
+            self._give_back(claim[1])
         if not self.pending:
             return None
         key = self.pending.pop(0)
         self.claims[rank] = (token, key)
         return key, self.jobs[key]
 
+    def _give_back(self, key: str) -> None:
+        self.lost[key] += 1
+        if self.lost[key] < LIVES:
+            self.pending.insert(0, key)
+        else:
+            self.finish(key, f"its worker died {LIVES} times before another epoch was done, perhaps out of memory")
+
     def progress(self, key: str, epoch: int) -> None:
         """An epoch is done."""
-        self.epochs[key] = epoch
+        if epoch > self.epochs[key]:
+            self.epochs[key], self.lost[key] = epoch, 0
 
     def finish(self, key: str, error: str = "") -> None:
         """A victim is in the store, or cannot be trained."""
         self.finished.add(key)
         if error:
             self.errors[key] = error
+
+    def give_up(self, error: str) -> None:
+        """Nobody will train what is not finished."""
+        for key in self.jobs:
+            if key not in self.finished:
+                self.finish(key, error)
 
     def state(self) -> tuple[int, int, dict[str, str]]:
         """Epochs done, victims finished, errors by key."""
@@ -54,7 +72,8 @@ class Queue:
 def train_victims(victims: dict[str, Experiment], work: Work, resources: dict[str, float]) -> dict[str, str]:
     """Train and store every one of them; the errors of those that cannot be trained, by key."""
     gpus = int(resources.get("GPU", 0))
-    slots = gpus or int(resources.get("CPU", 1) // work.cpus)
+    slots = int(resources.get("CPU", 1) // work.cpus)
+    slots = min(gpus, slots) if gpus else slots
     queue = ray.remote(Queue).options(num_cpus=0).remote({key: e.victim_config() for key, e in victims.items()})
     trainer = TorchTrainer(
         _train_loop,
@@ -67,10 +86,13 @@ def train_victims(victims: dict[str, Experiment], work: Work, resources: dict[st
         run_config=ray.train.RunConfig(
             name="victims",
             storage_path=work.records,
-            failure_config=ray.train.FailureConfig(max_failures=3, controller_failure_limit=10),
+            failure_config=ray.train.FailureConfig(max_failures=LIVES * len(victims) + LIVES, controller_failure_limit=10),
         ),
     )
-    _watched(trainer, queue, len(victims), sum(e.training.epochs for e in victims.values()))
+    try:
+        _watched(trainer, queue, len(victims), sum(e.training.epochs for e in victims.values()))
+    except ray.train.TrainingFailedError as error:
+        ray.get(queue.give_up.remote(f"Ray Train gave up: {' '.join(str(error).split())[:300]}"))
     return dict(ray.get(queue.state.remote())[2])
 
 
@@ -105,14 +127,13 @@ def _train_loop(config: dict[str, Any]) -> None:
     token = ray.get_runtime_context().get_worker_id()
     while (job := ray.get(queue.take.remote(rank, token))) is not None:
         key, victim = job
-        most = [0]
 
-        def report(step: int, most: list[int] = most, key: str = key, **metrics: float) -> None:
-            most[0] = max(most[0], step)
-            queue.progress.remote(key, most[0])
+        def progress(stage: str, step: int, key: str = key, **metrics: float) -> None:
+            if stage == "victim":
+                queue.progress.remote(key, step)
 
         try:
-            backdoor(Experiment.of(victim), store, root, report)
+            backdoor(Experiment.of(victim), store, root, progress)
             error = ""
         except Exception as reason:  # the cells that need this victim get failed rows with this text; the others go on
             error = f"{type(reason).__name__}: {reason}"
