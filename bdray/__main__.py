@@ -190,12 +190,13 @@ def _sweep(options: argparse.Namespace) -> int:
     for path, value in parse(options.words):
         sweep = sweep.with_override(path, value)
     found = plan(sweep, store, root, options.retry_failed)
+    if not options.dry_run:
+        store.check_writable()
     print(found.sentence(), flush=True)
     if options.dry_run:
         for experiment, reason in found.skipped:
             print(f"skipped {experiment.attack.name} x {experiment.defense.name}: {reason}")
         return 0
-    store.check_writable()
     failed = launch(found, store, root, options.address) + len(found.failed)
     if failed:
         reasons = f"bdray table --sweep {sweep.name} --sql \"SELECT key, error FROM rows WHERE status = 'failed'\""

@@ -232,7 +232,8 @@ class TestLaunch:
         row = root / "rows" / "half" / f"{one.key()}.parquet"
         for compacted in (root / "rows").glob("*.parquet"):
             compacted.unlink()
-        row.write_bytes(row.read_bytes()[:200])
+        row.parent.mkdir(exist_ok=True)
+        row.write_bytes(b"PAR1 and no more")
         model = root / "victims" / one.victim_key() / "model.safetensors"
         model.write_bytes(model.read_bytes()[:500])
         with pytest.warns(DamagedFile):
