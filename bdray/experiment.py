@@ -3,9 +3,6 @@
 import copy
 import functools
 import json
-import platform
-import socket
-import subprocess
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -16,17 +13,17 @@ import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
-import bdray
 from bdray.attacks import Attack, Patterns, Poison, Setting, poison
 from bdray.data import Data, Samples, Splits
 from bdray.defenses import Defended, Defense, Evidence
 from bdray.memory import peak_memory, reset_peak_memory
+from bdray.provenance import provenance
 from bdray.results import CURVES, Row, Scores, of_record, setting_of
 from bdray.seeds import rng
 from bdray.spec import Amount, BadInput, Config, Incompatible, Spec, key_of, member
 from bdray.store import Store
 from bdray.task import Task
-from bdray.training import Training, device, fit, place
+from bdray.training import Training, fit, place
 
 
 class Experiment(Spec):
@@ -141,7 +138,7 @@ def backdoor(experiment: Experiment, store: Store, root: Path, progress: Progres
         "spec": experiment.victim_config(),
         "scores": vars(scores),
         "seconds": seconds,
-        **_provenance(),
+        **provenance(),
     }
     store.put_table("curves", key, curve.table())
     store.put_victim(key, {"model": model.state_dict(), "attack": state}, about)
@@ -323,34 +320,5 @@ def _row(experiment: Experiment, sweep: str, **values: Any) -> Row:
         utility_name=experiment.task.utility,
         time=datetime.now(UTC),
         spec=json.dumps(config, sort_keys=True),
-        **{**_provenance(), **values},
+        **{**provenance(), **values},
     )
-
-
-@functools.cache
-def _provenance() -> dict[str, Any]:
-    """Where and with what: the columns that say how to get the number again."""
-    kind = torch.cuda.get_device_name() if device().type == "cuda" else f"cpu x{torch.get_num_threads()}"
-    return {
-        "device": kind,
-        "host": socket.gethostname(),
-        "bdray_version": bdray.__version__,
-        "torch_version": torch.__version__,
-        "python_version": platform.python_version(),
-        "commit": _commit(),
-    }
-
-
-def _commit() -> str:
-    """The commit of a source checkout, marked where the tree was changed; empty for an installed package."""
-    here = Path(__file__).parent
-
-    def git(*words: str) -> str:
-        return subprocess.run(["git", "-C", here, *words], capture_output=True, text=True, check=True).stdout.strip()
-
-    try:
-        if Path(git("rev-parse", "--show-toplevel")) != here.parent:  # installed below somebody else's repository
-            return ""
-        return git("rev-parse", "--short=12", "HEAD") + ("+changed" if git("status", "--porcelain", "-uno") else "")
-    except (OSError, subprocess.CalledProcessError):
-        return ""
