@@ -101,7 +101,8 @@ def check_data(experiment: Experiment, root: Path) -> None:
     experiment.check()
     splits = load(experiment.task.data, root)
     experiment.attack.check(splits)
-    experiment.defense.check(experiment.task, splits)
+    experiment.defense.check(splits)
+    experiment.defense.check_model(experiment.task, splits)
 
 
 def backdoor(experiment: Experiment, store: Store, root: Path, progress: Progress = unwatched) -> Backdoored:

@@ -72,7 +72,7 @@ def device() -> torch.device:
 
 
 def place(model: nn.Module) -> nn.Module:
-    """The model on the device, channels last: part of what makes training faster than the usual loop (benchmarks/training.py)."""
+    """The model on the device, channels last: part of what makes training faster (benchmarks/training.py)."""
     return model.to(device=device(), memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 

@@ -269,6 +269,13 @@ class TestLaunch:
             launch(plan(sweep, store, Path()), store, Path())
 
 
+def test_plan_looks_at_every_setting_of_a_defense(store: Store) -> None:
+    """Settings that share attack and clean data, of which one cannot work on the model."""
+    defenses = [quick("nft"), quick("nft", site="layernorm"), quick("nft", site="rows", bn="eval"), quick("nft", site="rows")]
+    found = plan(Sweep(space=tiny_config(defense=defenses), name="x"), store, Path())
+    assert (len(found.missing), len(found.skipped)) == (2, 2)
+
+
 def test_plan_refuses_what_can_never_run(store: Store, tmp_path: Path) -> None:
     for space, told in (
         (tiny_config(task={"data": "cifar10"}), "cifar10"),

@@ -60,11 +60,13 @@ class Defense(Spec):
         """Purify or retrain. May change `evidence.model` in place: it is a private copy."""
         raise NotImplementedError
 
-    def check(self, task: Task, splits: Splits) -> None:
-        """Raise BadInput, before anything is trained, for too few clean samples; Incompatible for a model that this defense
-        cannot work on."""
+    def check(self, splits: Splits) -> None:
+        """Raise BadInput, before anything is trained, for too few clean samples."""
         if "clean" in self.needs:
             self.draw(splits.held, len(splits.train), len(splits.classes), torch.Generator().manual_seed(0))
+
+    def check_model(self, task: Task, splits: Splits) -> None:
+        """Raise Incompatible, before anything is trained, for a model that this defense cannot work on."""
         if type(self).fits is not Defense.fits:
             self.fits(_outline(task, len(splits.classes), tuple(splits.train.inputs.shape[1:])), task)
 

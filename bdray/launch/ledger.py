@@ -13,7 +13,7 @@ from typing import Any
 
 import ray
 
-from bdray.experiment import Experiment, check_data, unfinished_row
+from bdray.experiment import Experiment, check_data, load, unfinished_row
 from bdray.launch.expand import Sweep, expand
 from bdray.launch.search import run_cells
 from bdray.launch.victims import train_victims
@@ -76,14 +76,15 @@ def plan(sweep: Sweep, store: Store, root: Path, retry_failed: bool = False) -> 
 
 
 def _add_missing(found: Plan, experiment: Experiment, root: Path, checked: set[tuple[Any, ...]]) -> None:
-    """Check what can be checked without training; once for all cells that only differ in what does not matter to it."""
-    defense = experiment.defense
-    own = {name: getattr(defense, name, None) for name in ("clean", "shots", "site", "stem", "head", "bn")}
-    once = (experiment.task, experiment.attack, defense.name, *own.values())
+    """Check what can be checked without training; what concerns the data alone, once."""
+    task, defense = experiment.task, experiment.defense
+    once = (task, experiment.attack, defense.name, defense.clean, defense.shots)
     try:
         if once not in checked:
             check_data(experiment, root)
             checked.add(once)
+        else:
+            defense.check_model(task, load(task.data, root))
     except Incompatible as reason:
         found.skipped.append((experiment, str(reason)))
     else:
