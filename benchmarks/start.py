@@ -55,13 +55,14 @@ def command(file: Path, store: Path, *words: str) -> dict[str, float]:
     call = [sys.executable, "-m", "bdray", "sweep", str(file), "--store", str(store), "--data", str(store), *words]
     found: dict[str, float] = {}
     started = time.perf_counter()
-    with subprocess.Popen(call, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+    with tempfile.TemporaryFile() as told, subprocess.Popen(call, stdout=told, stderr=told) as process:
         while process.poll() is None:
             for name, pattern in SIGNS.items():
                 if name not in found and next(store.glob(pattern), None):
                     found[name] = time.perf_counter() - started
             time.sleep(0.01)
-    assert process.returncode == 0, call
+        told.seek(0)
+        assert process.returncode == 0, told.read().decode()
     return {**found, "end": time.perf_counter() - started}
 
 

@@ -64,7 +64,7 @@ def epoch(config: Config, cpus: int) -> float:
 
 def swept(images: int, cells: int, cpus: int) -> tuple[float, float]:
     """Seconds of a launch on so many CPUs, and of a cell from the first row to the last."""
-    nft = {"name": "nft", "steps": 20, "shots": 10, "batch": 128, "seed": tune.grid_search(list(range(cells)))}
+    nft = {"name": "nft", "steps": 20, "clean": 0.05, "batch": 128, "seed": tune.grid_search(list(range(cells)))}
     sweep = Sweep(name="cores", space={**victim(images, 1), "defense": nft})
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder, running(cpus):
         store = Store(folder)
