@@ -128,17 +128,18 @@ def fit(
     checkpoint: Checkpoint | None = None,
     adversary: Callable[[nn.Module, Batch], Batch] | None = None,
     team: Team = ALONE,
+    loss: Callable[[nn.Module, Batch], Tensor] | None = None,
 ) -> nn.Module:
     """Train `model` in place on `samples` and return it in eval mode. Each epoch is reported with its mean loss and the
     seconds so far; epochs done before an interruption are reported again, as they were.
 
     Epoch e draws from `rng(seed, "epoch", e)` alone, so a run that resumes at a checkpoint ends with the same weights as
-    one that was never interrupted. An `adversary` changes each batch before it is learnt. The processes of a `team` share
-    every batch and step by the gradient of all of it; BatchNorm sees a process' own share, and the first one's statistics
-    and checkpoints count.
+    one that was never interrupted. An `adversary` changes each batch before it is learnt; a `loss` (a scalar, the mean over
+    the batch) stands in for the task's. The processes of a `team` share every batch and step by the gradient of all of it;
+    BatchNorm sees a process' own share, and the first one's statistics and checkpoints count.
     Raises FloatingPointError when the loss is no longer finite.
     """
-    model = place(model)
+    model, loss = place(model), loss or task.loss
     samples = Samples(samples.inputs.to(device()), samples.targets.to(device()))
     optimizer = training.optimizer(model.parameters())
     history = _restore(checkpoint, model, optimizer)
@@ -160,12 +161,12 @@ def fit(
             if adversary is not None:
                 batch = adversary(model, batch)
             with torch.autocast(device().type, torch.bfloat16, enabled=training.precision == "bfloat16"):
-                loss = task.loss(learner, batch)
+                value = loss(learner, batch)
             optimizer.zero_grad()
             # The team's gradients are averaged: unequal shares count by their size.
-            (loss if team.size == 1 else loss * (len(mine) * team.size / len(part))).backward()
+            (value if team.size == 1 else value * (len(mine) * team.size / len(part))).backward()
             optimizer.step()
-            total += loss.detach() * len(mine)
+            total += value.detach() * len(mine)
         if team.size > 1:
             dist.all_reduce(total)
         mean = float(total) / len(samples)

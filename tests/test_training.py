@@ -98,6 +98,15 @@ def test_two_steps_by_hand() -> None:
     assert line.weight.item() == pytest.approx(weight, rel=1e-5)
 
 
+def test_a_loss_in_the_place_of_the_tasks(splits: Splits) -> None:
+    """The task's own changes nothing; its negative climbs what the task's descends, and is what is reported."""
+    assert same(trained(splits, SHORT), trained(splits, SHORT, loss=TASK.loss))
+    told: list[float] = []
+    gentle = SHORT.model_copy(update={"lr": 0.01})
+    trained(splits, gentle, loss=lambda m, b: -TASK.loss(m, b), report=lambda step, loss, seconds: told.append(loss))
+    assert told[2] < told[1] < told[0] < 0
+
+
 # Batches
 
 
