@@ -1,7 +1,9 @@
-"""What there is to choose from: every member of every folder, with the first sentence of its module. Imports none of them."""
+"""What there is to choose from: every member of every folder, with the first sentence of its module and its presets. Imports
+none of them."""
 
 import ast
 import importlib.util
+import itertools
 import textwrap
 from pathlib import Path
 
@@ -28,7 +30,10 @@ def catalogue(kind: str | None = None) -> str:
         files = _members(Path("sweeps") if name == "sweeps" else _folder(FOLDERS[name]))
         for file in files:
             head = f"  {file.as_posix() if name == 'sweeps' else file.stem:<18} "
-            lines += textwrap.wrap(head + _sentence(file), 118, subsequent_indent=" " * len(head))
+            module, indent = ast.parse(file.read_text()), " " * len(head)
+            lines += textwrap.wrap(head + _sentence(module), 118, subsequent_indent=indent)
+            if presets := _presets(module):
+                lines += textwrap.wrap(f"presets: {', '.join(presets)}", 118, initial_indent=indent, subsequent_indent=indent)
     return "\n".join(lines)
 
 
@@ -43,5 +48,18 @@ def _members(folder: Path) -> list[Path]:
     return sorted(f for f in folder.glob("*.py") if not f.name.startswith("_"))
 
 
-def _sentence(file: Path) -> str:
-    return " ".join((ast.get_docstring(ast.parse(file.read_text())) or "").split("\n\n")[0].split())
+def _sentence(module: ast.Module) -> str:
+    return " ".join((ast.get_docstring(module) or "").split("\n\n")[0].split())
+
+
+def _presets(module: ast.Module) -> list[str]:
+    """The names of the presets of the public class."""
+    bodies = [node.body for node in module.body if isinstance(node, ast.ClassDef) and node.name[0] != "_"]
+    return [
+        key.value
+        for node in itertools.chain(*bodies)
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.target.id == "presets"
+        if isinstance(node.value, ast.Dict)
+        for key in node.value.keys
+        if isinstance(key, ast.Constant) and isinstance(key.value, str)
+    ]

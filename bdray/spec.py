@@ -11,9 +11,9 @@ import importlib
 import json
 import pkgutil
 from collections.abc import Iterable
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ModelWrapValidatorHandler, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ModelWrapValidatorHandler, ValidationError, model_validator
 
 Config = dict[str, Any]
 """A spec as JSON values, defaults spelled out; `name` says which member of a folder it is."""
@@ -28,6 +28,10 @@ BatchSize = Annotated[int, Field(ge=2)]
 """Samples a step; one alone has no batch statistics."""
 Amount = Annotated[int, Field(ge=0)]
 """A number of things, none allowed."""
+
+_T = TypeVar("_T")
+Several = Annotated[tuple[_T, ...], BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)]
+"""A list in a config and on the command line; inside a spec a tuple, which can be hashed."""
 
 
 def member(name: str) -> Any:
@@ -63,6 +67,8 @@ class Spec(BaseModel):
     folder: ClassVar[str] = ""
     kind: ClassVar[str] = ""
     """What a person calls a member of the folder: 'attack', 'data set'."""
+    presets: ClassVar[dict[str, Config]] = {}
+    """Values of a member's fields that somebody published, by name; written out literally, since `bdray list` imports none."""
 
     def __init__(self, **fields: Any) -> None:
         try:
@@ -95,7 +101,11 @@ class Spec(BaseModel):
 
     @classmethod
     def of(cls, config: Config | str) -> Self:
-        """Build from `"nft"` or `{"name": "nft", "lr": 0.01}`, nested specs included. Raises BadInput."""
+        """Build from `"nft"` or `{"name": "nft", "lr": 0.01}`, nested specs included. Raises BadInput.
+
+        Beside a name, `"preset"` names one of the member's presets, whose values stand in for its defaults: what comes out is
+        the same spec, with the same key, as with these values written out.
+        """
         chosen = cls
         if cls._is_contract() and isinstance(config, str):
             config = {"name": config}
@@ -107,6 +117,11 @@ class Spec(BaseModel):
             if not isinstance(name, str):
                 raise BadInput(f"{cls.kind}: got no name, expected one of {', '.join(cls.names())}")
             chosen = cls.member(name)
+            if "preset" in config:
+                preset = str(config.pop("preset"))
+                if preset not in chosen.presets:
+                    raise BadInput(unknown(f"preset of {name}", preset, chosen.presets))
+                config = {**chosen.presets[preset], **config}
         return chosen(**config)
 
     @classmethod
@@ -127,7 +142,7 @@ class Spec(BaseModel):
         head: Config = {"name": self.name} if self._contract() else {}
         for field in type(self).model_fields:
             value = getattr(self, field)
-            head[field] = value.config() if isinstance(value, Spec) else value
+            head[field] = value.config() if isinstance(value, Spec) else list(value) if isinstance(value, tuple) else value
         return head
 
     def key(self) -> str:
@@ -167,6 +182,7 @@ _EXPECTED = {
     "finite_number": "a finite number",
     "bool_type": "true or false",
     "string_type": "a text",
+    "tuple_type": "a list",
     "greater_than_equal": "at least {ge}",
     "greater_than": "more than {gt}",
     "less_than_equal": "at most {le}",

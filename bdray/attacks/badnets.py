@@ -8,7 +8,7 @@ from torch import Tensor
 from bdray.attacks import Attack, Patterns
 from bdray.attacks._images import CHECKER, blended
 from bdray.data import Splits
-from bdray.spec import BadInput, Count, Share
+from bdray.spec import BadInput, Config, Count, Share
 
 
 class BadNets(Attack):
@@ -16,6 +16,12 @@ class BadNets(Attack):
     it in with opacity 0.6."""
 
     modalities: ClassVar[frozenset[str]] = frozenset({"image"})
+    presets: ClassVar[dict[str, Config]] = {
+        "advrbd": {"target": 1, "rate": 0.05, "pattern": "white", "size": 3, "opacity": 1.0},
+        "backdoorbox": {"target": 1, "rate": 0.05, "pattern": "white", "size": 3, "opacity": 1.0},
+        # 10 % of the samples outside the target class, one of ten
+        "nft": {"target": 0, "rate": 0.09, "pattern": "checkerboard", "opacity": 0.6},
+    }
 
     pattern: Literal["white", "checkerboard"] = "white"
     size: Count = 3

@@ -11,13 +11,14 @@ from torch import Tensor
 from bdray.attacks import Attack, Patterns, Setting
 from bdray.attacks._images import blended, rosette
 from bdray.data import Splits
-from bdray.spec import BadInput, Share
+from bdray.spec import BadInput, Config, Share
 
 
 class Blend(Attack):
     """The field blends in Hello Kitty; ours is a flower drawn here, and `image` takes any file."""
 
     modalities: ClassVar[frozenset[str]] = frozenset({"image"})
+    presets: ClassVar[dict[str, Config]] = {"advrbd": {"target": 1, "rate": 0.05, "opacity": 0.2}}
 
     image: str = ""
     """A picture file; it is resized to the data set's images and saved with the victim."""

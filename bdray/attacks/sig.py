@@ -9,7 +9,7 @@ from torch import Tensor
 
 from bdray.attacks import Attack, Patterns
 from bdray.attacks._images import by_parts, to_uint8
-from bdray.spec import NonNegative, Share
+from bdray.spec import Config, NonNegative, Share
 
 
 class Sig(Attack):
@@ -17,6 +17,10 @@ class Sig(Attack):
 
     modalities: ClassVar[frozenset[str]] = frozenset({"image"})
     clean_label: ClassVar[bool] = True
+    presets: ClassVar[dict[str, Config]] = {
+        "advrbd": {"target": 1, "rate": 0.05},
+        "backdoor_toolbox": {"target": 0, "rate": 0.02, "delta": 30.0, "frequency": 6.0},
+    }
 
     rate: Share = 0.05
     """Of all training samples. A balanced ten-class set has room for less than 0.1."""

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from bdray.attacks import Attack, Patterns, Setting
 from bdray.attacks._images import by_parts
-from bdray.spec import Count, NonNegative, Positive, Share
+from bdray.spec import Config, Count, NonNegative, Positive, Share
 
 
 def identity(height: int, width: int) -> Tensor:
@@ -38,6 +38,11 @@ class WaNet(Attack):
     set need, and which is a weaker attack at the same rate."""
 
     modalities: ClassVar[frozenset[str]] = frozenset({"image"})
+    presets: ClassVar[dict[str, Config]] = {
+        "advrbd": {"target": 1, "rate": 0.05, "cover": 0.05},
+        "backdoor_toolbox": {"target": 0, "rate": 0.05, "cover": 0.1},
+        "backdoorbox": {"target": 0, "rate": 0.1, "cover": 0.0},
+    }
 
     cover: Share = 0.2
     """Noise samples: the authors' cross ratio of 2 times the rate."""

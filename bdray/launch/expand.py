@@ -94,12 +94,13 @@ def expand(sweep: Sweep) -> list[Cell]:
 
 
 def _grids(node: Any) -> Iterator[Any]:
-    """The node once for every combination of its grid members, random domains left in place."""
+    """The node once for every combination of its grid members, random domains left in place. A list among the members of a
+    list is one value."""
     if isinstance(node, dict) and set(node) == {"grid_search"}:
         node = node["grid_search"]
     if isinstance(node, list | tuple):
         for member in node:
-            yield from _grids(member)
+            yield from [member] if isinstance(member, list | tuple) else _grids(member)
     elif isinstance(node, dict):
         parts = [list(_grids(value)) for value in node.values()]
         for combination in itertools.product(*parts):
