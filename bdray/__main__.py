@@ -113,6 +113,8 @@ def _parser() -> argparse.ArgumentParser:
     show.add_argument(
         "--sql", metavar="QUERY", help='DuckDB over the rows, e.g. "SELECT attack, avg(asr_after) FROM rows GROUP BY 1"'
     )
+    show.add_argument("--paper", metavar="NAME", help="beside what a paper has published: advrbd or nft")
+    show.add_argument("--all", action="store_true", help="--paper: also what it has published and these rows lack")
     show.add_argument("--picture", metavar="FILE", help="also draw clean utility against ASR, one point a row")
     show.set_defaults(command=_table)
 
@@ -266,10 +268,19 @@ def _sweep(options: argparse.Namespace) -> int:
 
 
 def _table(options: argparse.Namespace) -> None:
-    from bdray import table
+    from bdray import paper_table, table
     from bdray.overrides import parse
+    from bdray.papers import paper
     from bdray.store import Store
 
+    if options.sql and options.sort:
+        raise BadInput("got --sort and --sql, expected one of them; write ORDER BY in the query")
+    if options.paper and (options.sql or options.sort):
+        other = "--sql" if options.sql else "--sort"
+        raise BadInput(f"got --paper and {other}, expected one of them; --paper keeps the order of the paper's tables")
+    if options.all and not options.paper:
+        raise BadInput("got --all without --paper, expected both; the table shows all rows as it is")
+    published = paper(options.paper) if options.paper else None
     store = Store(options.store)
     rows = store.rows(options.sweep)
     if not len(rows):
@@ -277,9 +288,10 @@ def _table(options: argparse.Namespace) -> None:
         raise BadInput(f"no rows {where}in the store {options.store!r}; make some with `bdray run` or `bdray sweep`")
     rows = table.only(rows, parse(options.words))
     form = "csv" if options.csv else "markdown" if options.markdown else "text"
-    if options.sql and options.sort:
-        raise BadInput("got --sort and --sql, expected one of them; write ORDER BY in the query")
-    print(table.query(rows, options.sql, form) if options.sql else table.render(rows, options.sort, form))
+    if published:
+        print(paper_table.render(rows, published, options.all, form))
+    else:
+        print(table.query(rows, options.sql, form) if options.sql else table.render(rows, options.sort, form))
     if options.picture:
         from bdray.picture import draw
 

@@ -6,7 +6,7 @@ import json
 import shutil
 import sys
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -68,18 +68,25 @@ def only(rows: pa.Table, pairs: list[tuple[str, Any]]) -> pa.Table:
 def groups(rows: pa.Table) -> list[dict[str, Any]]:
     """One record per experiment but for its seeds: labels, n, and mean and spread (sample standard deviation, None for one
     row) of every score, 0 to 1."""
+    records = [record for _, record in averages(rows, (*SCORES, "seconds"))]
+    return sorted(records, key=lambda r: tuple(r[name] for name in LABELS))
+
+
+def averages(rows: pa.Table, names: Sequence[str]) -> list[tuple[Config, dict[str, Any]]]:
+    """As `groups`, of these columns and in no order, each with the dict of one of its experiments."""
     of_two = pc.VarianceOptions(ddof=1, min_count=2)
     wanted: list[tuple[Any, ...]] = [("key", "count"), ("spec", "min")]
-    for name in (*SCORES, "seconds"):
+    for name in names:
         wanted += [(name, "mean"), (name, "stddev", of_two)]
     found = rows.filter(pc.field("status") == "done").group_by("setting", use_threads=False).aggregate(wanted).to_pylist()
+    configs = [json.loads(group["spec_min"]) for group in found]
     out = []
-    for group, label in zip(found, labels([json.loads(group["spec_min"]) for group in found]), strict=True):
+    for group, config, label in zip(found, configs, labels(configs), strict=True):
         record = {**label, "n": group["key_count"]}
-        for name in (*SCORES, "seconds"):
+        for name in names:
             record |= {name: group[f"{name}_mean"], f"{name}_spread": group[f"{name}_stddev"]}
-        out.append(record)
-    return sorted(out, key=lambda r: tuple(r[name] for name in LABELS))
+        out.append((config, record))
+    return out
 
 
 def labels(configs: list[Config]) -> list[dict[str, str]]:
@@ -151,7 +158,7 @@ def render(rows: pa.Table, sort: str | None = None, form: str = "text") -> str:
     if form == "csv":
         return to_csv(COLUMNS, [list(record.values()) for record in records])
     if not records:
-        return "\n".join(["no finished row", *_others(rows)])
+        return "\n".join(["no finished row", *others(rows)])
     shown = [name for name in SCORES if any(r[name] is not None for r in records)]
     common = len({r["victim"] for r in records}) == 1
     labels = LABELS[1:] if common else LABELS
@@ -166,13 +173,13 @@ def render(rows: pa.Table, sort: str | None = None, form: str = "text") -> str:
         for r in records
     ]
     if form == "text" and sys.stdout.isatty():
-        lines = _wrapped(heads, lines, len(labels), shutil.get_terminal_size().columns)
+        lines = wrapped(heads, lines, len(labels), shutil.get_terminal_size().columns)
     text = align(heads, lines, form, ["left"] * len(labels) + ["right"] * (len(shown) + 2))
     top = [f"{records[0]['victim']}; percent, mean ± spread over n seeds", ""] if common else []
-    return "\n".join([*top, text, *_others(rows)])
+    return "\n".join([*top, text, *others(rows)])
 
 
-def _wrapped(heads: list[str], lines: list[list[str]], labels: int, width: int) -> list[list[str]]:
+def wrapped(heads: list[str], lines: list[list[str]], labels: int, width: int) -> list[list[str]]:
     """The lines with labels broken at spaces, no more than it takes to fit into `width` where that is possible."""
     # tabulate pads a head by two, and puts two spaces between columns.
     widest = [max(len(head) + 2, *(len(line[at]) for line in lines)) for at, head in enumerate(heads)]
@@ -213,7 +220,7 @@ def percent(mean: float | None, spread: float | None = None) -> str:
     return f"{100 * mean:.1f}" + (f" ± {100 * spread:.1f}" if spread is not None else "")
 
 
-def _others(rows: pa.Table) -> list[str]:
+def others(rows: pa.Table) -> list[str]:
     """A line on the rows that are not in the table."""
     statuses = rows["status"].to_pylist()
     found = [f"{statuses.count(s)} {s}" for s in ("skipped", "failed") if s in statuses]
