@@ -27,6 +27,9 @@ def tiny_config(**changes: Any) -> Config:
 
 
 QUICK: dict[str, Config] = {
+    "abl": {"tuning_epochs": 1, "isolation": 0.1, "finetuning_epochs": 2, "finetuning_drop": 1, "unlearning_epochs": 1},
+    "clp": {"u": 1.0},
+    "dbr": {"tuning_epochs": 1, "intra_epochs": 1, "removal_epochs": 1},
     "fine_tuning": {"epochs": 2, "shots": 2},
     "fine_pruning": {"epochs": 2, "shots": 2},
     "nft": {"steps": 4, "batch": 8, "shots": 2},

@@ -1,0 +1,107 @@
+"""ABL, anti-backdoor learning (Li, Lyu, Koren, Lyu, Li and Ma, NeurIPS 2021, arXiv 2110.11571): the samples that a short
+training under local gradient ascent fits best are taken for poison, and unlearnt at the end.
+
+The defaults are those of the authors' code, which differs in this: its first epoch of unlearning only tests, so that 5 epochs
+are 4 of ascent; tuning goes through the samples in one fixed order; fine-tuning also cuts a hole of 2x2 pixels into each image;
+its momentum is carried into unlearning.
+"""
+
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from bdray.data import Samples, Splits
+from bdray.defenses import Defended, Defense, Evidence
+from bdray.defenses._stages import Stages, portion
+from bdray.spec import Amount, BatchSize, Count, NonNegative, Positive, Share
+from bdray.task import Batch, Task
+from bdray.training import Report, Training, batches, device
+
+
+class Abl(Defense):
+    """Works on any modality. What it isolates is flagged."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"train"})
+
+    ascent: Literal["flooding", "lga"] = "flooding"
+    """How the loss is kept from falling below gamma while tuning. With g for gamma, flooding: |loss - g| + g; lga:
+    sign(loss - g) * loss; both of a batch's mean, as in every published implementation."""
+    gamma: NonNegative = 0.5
+    isolation: Share = 0.01
+    """Samples isolated, those with the lowest loss / training samples."""
+    tuning_epochs: Count = 10
+    """Of training under local gradient ascent, at `lr`, without augmentation."""
+    finetuning_epochs: Amount = 60
+    """Of training on the rest, at `lr` and then at a tenth of it."""
+    finetuning_drop: Amount = 40
+    """How many of them have the full rate."""
+    unlearning_epochs: Amount = 5
+    """Of gradient ascent on the isolated samples, at `unlearning_lr`, without augmentation."""
+    unlearning_lr: Positive = 5e-4
+    lr: Positive = 0.1
+    batch: BatchSize = 128
+    momentum: Share = 0.9
+    """Nesterov's."""
+    weight_decay: NonNegative = 1e-4
+
+    def check(self, splits: Splits) -> None:
+        super().check(splits)
+        portion("abl.isolation", self.isolation, len(splits.train))
+
+    def defend(self, evidence: Evidence, task: Task, rng: torch.Generator, report: Report) -> Defended:
+        train = evidence.train
+        assert train is not None
+        assert evidence.splits is not None
+        stages, model = Stages(task, rng, report), task.build(evidence.splits, rng)
+        plain = {name: getattr(self, name) for name in ("lr", "batch", "momentum", "weight_decay")}
+        plain["nesterov"] = self.momentum > 0
+
+        def ascending(model: nn.Module, batch: Batch) -> Tensor:
+            return self.kept_up(task.loss(model, batch))
+
+        recipe = Training(**plain, epochs=self.tuning_epochs, schedule="constant", augment=False)
+        stages.fit("tuning", model, train, recipe, ascending)
+        isolated = lowest(losses(model, train, task), portion("abl.isolation", self.isolation, len(train)))
+        if self.finetuning_epochs:
+            dropping = Dropping(**plain, epochs=self.finetuning_epochs, after=self.finetuning_drop)
+            stages.fit("finetuning", model, train.take(~isolated), dropping)
+        if self.unlearning_epochs:
+            recipe = recipe.model_copy(update={"lr": self.unlearning_lr, "epochs": self.unlearning_epochs})
+            stages.fit("unlearning", model, train.take(isolated), recipe, lambda m, batch: -task.loss(m, batch))
+        return Defended(model, flagged=isolated)
+
+    def kept_up(self, loss: Tensor) -> Tensor:
+        """The loss of a batch under local gradient ascent: below gamma its descent raises it."""
+        if self.ascent == "lga":
+            return torch.sign(loss - self.gamma) * loss
+        return (loss - self.gamma).abs() + self.gamma
+
+
+class Dropping(Training):
+    """A rate that falls to a tenth once."""
+
+    after: Amount
+    """Epochs at the full rate."""
+
+    def lr_at(self, progress: float) -> float:
+        return self.lr if progress < self.after / self.epochs else self.lr / 10
+
+
+def losses(model: nn.Module, samples: Samples, task: Task) -> Tensor:
+    """The loss of each sample alone, in eval mode, without augmentation, float [N] on the CPU, in their order."""
+    model.eval()
+    found: list[Tensor] = []
+    with torch.inference_mode():
+        for part in batches(samples, 500):
+            batch = task.collate(part.to(device()))
+            outputs = model(batch.inputs)
+            found += [task.criterion(outputs[i : i + 1], batch.targets[i : i + 1]) for i in range(len(part))]
+    return torch.stack(found).cpu()
+
+
+def lowest(values: Tensor, count: int) -> Tensor:
+    """Which `count` values are the lowest, bool [N]; of equal ones the first."""
+    chosen = torch.zeros(len(values), dtype=torch.bool)
+    chosen[values.argsort(stable=True)[:count]] = True
+    return chosen

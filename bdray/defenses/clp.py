@@ -1,0 +1,65 @@
+"""CLP, channel Lipschitzness based pruning (Zheng, Tang, Li and Liu, "Data-free Backdoor Removal based on Channel
+Lipschitzness", ECCV 2022): channels that can stretch their input far more than the others of their layer are switched off.
+
+The authors pair a BatchNorm with the convolution registered before it, which on nets that normalise first is another one; here
+it is the one whose output it gets (bdray.channels), and other BatchNorms are left alone.
+"""
+
+from typing import Any, ClassVar
+
+import pyarrow as pa
+import torch
+from torch import Tensor, nn
+
+from bdray.channels import lipschitz, pairs
+from bdray.data import Samples, Splits
+from bdray.defenses import Defended, Defense, Evidence
+from bdray.spec import Incompatible, NonNegative
+from bdray.task import Task
+from bdray.training import Report
+
+PRUNED = pa.schema([("layer", pa.string()), ("channel", pa.int64()), ("bound", pa.float64()), ("threshold", pa.float64())])
+
+
+class Clp(Defense):
+    """Needs no data at all. Works on any model in which a BatchNorm follows a convolution."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"model"})
+
+    u: NonNegative = 3.0
+    """Standard deviations above its layer's mean from which a channel is pruned. Of n channels none can be more than
+    (n - 1) / sqrt(n) above, so that narrow layers need a lower one: 3 spares every layer of fewer than 11 channels."""
+
+    def check_model(self, task: Task, splits: Splits) -> None:
+        if not sites(task.build(splits, torch.Generator()), task, splits):
+            raise Incompatible(
+                f"the defense 'clp' finds no BatchNorm after a convolution in the model {task.model.name!r}; choose another"
+            )
+
+    def defend(self, evidence: Evidence, task: Task, rng: torch.Generator, report: Report) -> Defended:
+        model = evidence.model
+        assert model is not None
+        assert evidence.splits is not None
+        rows, channels = [], 0
+        for layer, conv, norm in sites(model, task, evidence.splits):
+            bounds = lipschitz(conv, norm).double()  # so that equal ones have a spread of exactly 0
+            threshold = self.threshold(bounds)
+            for channel in (bounds > threshold).nonzero().flatten().tolist():
+                rows.append(dict(zip(PRUNED.names, (layer, channel, float(bounds[channel]), threshold), strict=True)))
+                norm.weight.data[channel] = 0  # type: ignore[operator]
+                norm.bias.data[channel] = 0  # type: ignore[operator]
+            channels += len(bounds)
+        report(1, pruned=len(rows), channels=channels)
+        return Defended(model.eval(), tables={"pruned": pa.Table.from_pylist(rows, PRUNED)})
+
+    def threshold(self, bounds: Tensor) -> float:
+        """Above which a channel of this layer is pruned."""
+        return float(bounds.mean() + self.u * bounds.std(correction=min(1, len(bounds) - 1)))
+
+
+def sites(model: nn.Module, task: Task, splits: Splits) -> list[tuple[str, nn.Module, nn.Module]]:
+    """Name, convolution and BatchNorm of the layers whose channels can be switched off, found with one input of zeros."""
+    shape, dtype = splits.train.inputs.shape[1:], splits.train.inputs.dtype
+    nothing = Samples(torch.zeros(1, *shape, dtype=dtype), torch.zeros(1, dtype=torch.int64))
+    inputs: Any = task.collate(nothing).to(next(model.parameters()).device).inputs
+    return [(name, conv, norm) for name, conv, norm in pairs(model, inputs) if norm.weight is not None]
