@@ -197,10 +197,10 @@ def _notes(found: Comparison, paper: Paper, all_shown: bool) -> Iterator[str]:
             + (f" of {samples} published" if samples else "")
             + (f", width {ours['width']} of {width} published" if width and ours["width"] else "")
         )
-    left_out = ", which leaves out the target class, as ours under 'no target' does" if paper.drops_target else ""
+    outside = ", those outside the target class, as ours under 'no target'" if paper.drops_target else ""
     for data in dict.fromkeys(record["data"] for record in found.records if record["data"] in paper.tests):
         before, after = paper.tests[data]
-        yield f"{data}: the paper's numbers fit fractions of {before} tests before a defense and of {after} after it{left_out}"
+        yield f"{data}: the paper's numbers fit fractions of {before} tests before a defense and of {after} after it{outside}"
     if found.records:
         yield from paper.notes
     more = "; --all shows them" if found.lacking and not all_shown else ""
