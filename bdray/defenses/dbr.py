@@ -79,8 +79,8 @@ class Dbr(Defense):
         assert evidence.splits is not None
         clean, poison = self.counts(len(train))
         stages = Stages(task, rng, report)
-        judge = self.judge(train, evidence.splits, task, stages)
-        order = self.sensitivity(judge, train, task, rng).argsort(stable=True)
+        distinguisher = self.distinguisher(train, evidence.splits, task, stages)
+        order = self.sensitivity(distinguisher, train, task, rng).argsort(stable=True)
         lowest, highest = order[:clean], order[-poison:]
         if self.victim_epochs:
             training = training.model_copy(update={"epochs": self.victim_epochs})
@@ -99,7 +99,7 @@ class Dbr(Defense):
         plain = {name: getattr(self, name) for name in ("batch", "momentum", "weight_decay")}
         return Training(**plain, **fields, schedule="constant")
 
-    def judge(self, train: Samples, splits: Splits, task: Task, stages: Stages) -> nn.Module:
+    def distinguisher(self, train: Samples, splits: Splits, task: Task, stages: Stages) -> nn.Module:
         """A model on whose features clean and poisoned samples of one class lie apart."""
         model = task.build(splits, stages.rng)
         stages.fit("tuning", model, train, self.recipe(epochs=self.tuning_epochs, lr=self.lr, augment=False))
