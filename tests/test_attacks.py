@@ -6,7 +6,7 @@ import torch
 from bdray.attacks import Attack, Poison, poison
 from bdray.data import Data, Samples
 from bdray.seeds import rng
-from bdray.spec import BadInput
+from bdray.spec import BadInput, Config
 from tests.setting import MADE, PAIRS, attack_of, made, setting
 
 every_attack = pytest.mark.parametrize(("name", "modality"), PAIRS, ids=[f"{n}-{m}" for n, m in PAIRS])
@@ -59,12 +59,17 @@ def test_labels(name: str, modality: str, target: int) -> None:
     clean[harm.poisoned] = False
     assert torch.equal(poisoned.targets[clean], train.targets[clean])  # covers, too
     assert (poisoned.targets[harm.poisoned] == target).all()
-    true = train.targets[harm.poisoned]
-    assert (true == target).all() if attack.clean_label else (true != target).all()
+    source = {"tact": 1}.get(name)
+    attacked = [c != target if source is None else c == source for c in range(4)]
+    poisonable = [c == target for c in range(4)] if attack.clean_label else attacked
     every_class = torch.arange(4)
-    assert attack.attackable(every_class).tolist() == [c != target for c in range(4)]
+    assert attack.attackable(every_class).tolist() == attacked
     assert attack.relabel(every_class).tolist() == [target] * 4
-    assert attack.poisonable(every_class).tolist() == [(c == target) == attack.clean_label for c in range(4)]
+    assert attack.poisonable(every_class).tolist() == poisonable
+    assert set(train.targets[harm.poisoned].tolist()) <= {c for c in range(4) if poisonable[c]}
+    coverable = attack.coverable(every_class)
+    assert coverable.tolist() == [source is None or c not in (source, target) for c in range(4)]
+    assert coverable[train.targets[harm.cover]].all()
 
 
 @every_attack
@@ -117,11 +122,39 @@ def test_the_largest_rate_works_whatever_the_counts(possible: int, total: int) -
         assert len(attack_of("sig", rate=largest).select(y, rng(0))[0]) == possible
 
 
+@pytest.mark.parametrize(
+    ("config", "origin"),
+    [
+        ({"name": "sig", "preset": "advrbd"}, "of class 1"),
+        ({"name": "tact", "preset": "advrbd"}, "of the source class 0"),
+        ({"name": "label_consistent", "target": 99}, "of class 99"),
+    ],
+    ids=lambda value: value["name"] if isinstance(value, dict) else None,
+)
+def test_five_percent_of_a_hundred_classes_are_more_than_a_class_has(config: Config, origin: str) -> None:
+    y = torch.arange(50_000) % 100
+    with pytest.raises(BadInput) as caught:
+        Attack.of(config).select(y, rng(0))
+    assert str(caught.value) == (
+        f"{config['name']}.rate: got 0.05, that is 2500 of 50000 training samples, but only 500 can be poisoned ({origin}); "
+        "the largest possible rate is 0.01"
+    )
+    poisoned, _ = Attack.of({**config, "rate": 0.01}).select(y, rng(0))
+    assert len(poisoned) == 500
+    assert len(y[poisoned].unique()) == 1
+
+
 @every_attack
 def test_too_many_covers_and_no_such_class(name: str, modality: str) -> None:
     _, splits = made(modality)
-    with pytest.raises(BadInput, match=rf"{name}\.cover: got 0\.95, that is 95 of 100 .* only 90 are left beside 10 poisoned"):
-        attack_of(name, rate=0.1, cover=0.95).check(splits)
+    attack = attack_of(name, rate=0.1, cover=0.95)
+    left = 50 if name == "tact" else 90
+    with pytest.raises(BadInput, match=rf"{name}\.cover: got 0\.95, that is 95 of 100 .* only {left} are left") as caught:
+        attack.check(splits)
+    others = "10 poisoned ones and 40 that may not be covered" if name == "tact" else "10 poisoned ones"
+    assert str(caught.value).endswith(f" are left beside {others}; the largest possible cover is {left / 100:g}")
+    harm, _, _ = poisoned_by(attack_of(name, rate=0.1, cover=left / 100), modality)
+    assert len(harm.cover) == left
     with pytest.raises(BadInput, match=rf"{name}\.target: got 4, expected a class from 0 to 3"):
         attack_of(name, target=4).check(splits)
     with pytest.raises(BadInput, match=rf"{name}\.target: got -1, expected a whole number"):
@@ -131,4 +164,5 @@ def test_too_many_covers_and_no_such_class(name: str, modality: str) -> None:
 
 def test_made_data_sets_are_there() -> None:
     assert all(config["name"] in Data.names() for config in MADE.values())
-    assert {name for name, _ in PAIRS} >= {"badnets", "blend", "label_consistent", "sig", "wanet"}
+    published = {"badnets", "blend", "label_consistent", "sig", "wanet", "physical", "tact", "adaptive_blend", "adaptive_patch"}
+    assert {name for name, _ in PAIRS} >= published

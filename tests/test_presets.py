@@ -26,8 +26,12 @@ TABLE_I: dict[str, Config] = {
     "blend": {"target": 1, "rate": 0.05, "cover": 0, "opacity": 0.2},
     "sig": {"target": 1, "rate": 0.05, "cover": 0},
     "wanet": {"target": 1, "rate": 0.05, "cover": 0.05},
+    "physical": {"target": 1, "rate": 0.05, "cover": 0, "pattern": "flower", "opacity": 1},
+    "tact": {"target": 1, "rate": 0.05, "cover": 0.01, "source": 0, "size": 3, "opacity": 1},
+    "adaptive_blend": {"target": 1, "rate": 0.05, "cover": 0.01, "opacity": 0.2, "test_opacity": 0.2},
+    "adaptive_patch": {"target": 1, "rate": 0.05, "cover": 0.01, "opacities": [1, 1, 1, 1], "test_patches": [0, 1, 2, 3]},
 }
-"""Of AdvrBD's paper, as printed; no cover rate there is none here."""
+"""Of AdvrBD's paper, as printed; no cover rate there is none here, and a flower stands for the Firefox logo."""
 
 
 @every_preset

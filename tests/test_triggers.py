@@ -28,9 +28,10 @@ from tests.setting import IMAGES, attack_of, made, stamped
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "triggers.json").read_text())
 Source = tuple[str, str, str]
 
+SQUARE: Source = ("BackdoorBox", "AddTrigger.add_trigger (BadNets)", "3x3 white bottom-right, weight 1.0")
 SAME: dict[Source, Config] = {
     ("BackdoorBench", "AddMaskPatchTrigger", "resource/badnet/trigger_image.png; clip->uint8"): {"name": "badnets"},
-    ("BackdoorBox", "AddTrigger.add_trigger (BadNets)", "3x3 white bottom-right, weight 1.0"): {"name": "badnets"},
+    SQUARE: {"name": "badnets"},
     ("BackdoorBox", "AddTrigger.add_trigger (Blended, tests/test_Blended.py default)", "3x3 patch, weight 0.2"): {
         "name": "badnets",
         "opacity": 0.2,
@@ -110,6 +111,13 @@ def test_the_same_bytes_as(fact: dict[str, Any]) -> None:
     assert image[31, 31].tolist() == fact["px31_31"]
     assert image[0, 5].tolist() == fact["px0_5"]
     assert sha256(image) == fact["sha256"]
+
+
+@pytest.mark.parametrize("name", ["tact", "physical"])
+@pytest.mark.parametrize("fact", facts(SQUARE))
+def test_other_white_squares_are_the_same_bytes(fact: dict[str, Any], name: str) -> None:
+    """BackdoorBox's PhysicalBA adds its trigger with the same function as its BadNets; AdvrBD's TaCT has the same square."""
+    assert sha256(rows_first(stamped(Attack.of(name), golden_input(fact["input"])))) == fact["sha256"]
 
 
 @pytest.mark.parametrize("fact", facts(FLOATS))
@@ -255,7 +263,7 @@ def test_blend_pictures_that_cannot_be_read(tmp_path: Path) -> None:
         assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["sig", "badnets", "label_consistent"])
+@pytest.mark.parametrize("name", ["sig", "badnets", "label_consistent", "tact", "physical"])
 def test_bright_pixels_do_not_wrap_around_to_black(name: str) -> None:
     x = torch.full((1, 3, 16, 16), 255, dtype=torch.uint8)
     found = stamped(attack_of(name, **({"delta": 200.0} if name == "sig" else {})), x)

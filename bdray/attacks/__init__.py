@@ -75,6 +75,14 @@ class Attack(Spec):
         """Which training samples may be poisoned, bool [N]."""
         return y == self.target if self.clean_label else y != self.target
 
+    def origin(self) -> str:
+        """What `poisonable` allows, in words."""
+        return f"{'of' if self.clean_label else 'outside'} class {self.target}"
+
+    def coverable(self, y: Tensor) -> Tensor:
+        """Which training samples may be cover samples, bool [N]."""
+        return torch.ones_like(y, dtype=torch.bool)
+
     def attackable(self, y: Tensor) -> Tensor:
         """Which test samples count towards the attack success rate, bool [N]."""
         return y != self.target
@@ -82,7 +90,7 @@ class Attack(Spec):
     def select(self, y: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         """Positions of the poisoned and of the cover samples, each drawn without replacement, disjoint, ascending.
 
-        Raises BadInput where too few samples can be poisoned, with the counts and the largest possible rate.
+        Raises BadInput where too few samples can be poisoned or covered, with the counts and the largest possible rate.
         """
         if self.rate and self.target > int(y.max()):
             raise BadInput(f"{self.name}.target: got {self.target}, expected a class from 0 to {int(y.max())}")
@@ -91,18 +99,21 @@ class Attack(Spec):
         if wanted > len(candidates):
             raise BadInput(
                 f"{self.name}.rate: got {self.rate}, that is {wanted} of {len(y)} training samples, but only "
-                f"{len(candidates)} can be poisoned ({'of' if self.clean_label else 'outside'} class {self.target}); "
+                f"{len(candidates)} can be poisoned ({self.origin()}); "
                 f"the largest possible rate is {len(candidates) / len(y):.6g}"
             )
         poisoned = candidates[torch.randperm(len(candidates), generator=rng)[:wanted]]
-        free = torch.ones(len(y), dtype=torch.bool)
+        free = self.coverable(y).clone()
         free[poisoned] = False
         rest = free.nonzero().flatten()
         covered = round(self.cover * len(y))
         if covered > len(rest):
+            others = f"{wanted} poisoned ones"
+            if barred := len(y) - wanted - len(rest):
+                others += f" and {barred} that may not be covered"
             raise BadInput(
                 f"{self.name}.cover: got {self.cover}, that is {covered} of {len(y)} training samples, but only "
-                f"{len(rest)} are left beside {wanted} poisoned ones; lower it"
+                f"{len(rest)} are left beside {others}; the largest possible cover is {len(rest) / len(y):.6g}"
             )
         cover = rest[torch.randperm(len(rest), generator=rng)[:covered]]
         return poisoned.sort().values, cover.sort().values

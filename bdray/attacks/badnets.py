@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from bdray.attacks import Attack, Patterns
-from bdray.attacks._images import CHECKER, blended
+from bdray.attacks._images import CHECKER, check_room, in_corner, white
 from bdray.data import Splits
 from bdray.spec import BadInput, Config, Count, Share
 
@@ -30,15 +30,9 @@ class BadNets(Attack):
 
     def check(self, splits: Splits) -> None:
         super().check(splits)
-        side = min(splits.train.inputs.shape[-2:])
-        if self.size > side:
-            raise BadInput(f"badnets.size: got {self.size}, expected at most {side}, the size of the images")
+        check_room("badnets.size", self.size, splits)
         if self.pattern == "checkerboard" and self.size != 3:
             raise BadInput(f"badnets.size: got {self.size}, expected 3, the only size of a checkerboard")
 
     def stamp(self, x: Tensor, patterns: Patterns, rng: torch.Generator) -> Tensor:
-        patch = CHECKER if self.pattern == "checkerboard" else torch.full((self.size, self.size), 255, dtype=torch.uint8)
-        corner = x[..., -self.size :, -self.size :]
-        out = x.clone()
-        out[..., -self.size :, -self.size :] = blended(corner, patch.to(x.device), self.opacity)
-        return out
+        return in_corner(x, CHECKER if self.pattern == "checkerboard" else white(self.size), self.opacity)

@@ -1,17 +1,14 @@
 """Blend (Chen, Liu, Li, Lu and Song 2017, arXiv 1712.05526): a whole image faintly blended in, labels changed."""
 
-from pathlib import Path
 from typing import ClassVar
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from bdray.attacks import Attack, Patterns, Setting
-from bdray.attacks._images import blended, rosette
+from bdray.attacks._images import blended, picture
 from bdray.data import Splits
-from bdray.spec import BadInput, Config, Share
+from bdray.spec import Config, Share
 
 
 class Blend(Attack):
@@ -32,16 +29,7 @@ class Blend(Attack):
         return {"image": self._picture(setting.splits)}
 
     def _picture(self, splits: Splits) -> Tensor:
-        channels, height, width = splits.train.inputs.shape[1:]
-        if not self.image:
-            return rosette(height, width)[:channels]
-        try:
-            with Image.open(Path(self.image).expanduser()) as picture:
-                mode = "L" if channels == 1 else "RGB"
-                fitted = picture.convert(mode).resize((width, height), Image.Resampling.BILINEAR)
-        except (OSError, Image.DecompressionBombError) as error:
-            raise BadInput(f"blend.image: got {self.image!r}, expected a picture file that can be read ({error})") from None
-        return torch.from_numpy(np.array(fitted)).view(height, width, channels).permute(2, 0, 1).contiguous()
+        return picture("blend.image", self.image, splits.train.inputs.shape[1:])
 
     def stamp(self, x: Tensor, patterns: Patterns, rng: torch.Generator) -> Tensor:
-        return blended(x, patterns["image"].to(x.device), self.opacity)
+        return blended(x, patterns["image"], self.opacity)
