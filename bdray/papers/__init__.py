@@ -73,7 +73,8 @@ ADVRBD = Paper(
     tests={"imagenette": (1000, 361), "cifar10": (1000, 910), "cifar100": (1000, 988), "tiny_imagenet": (2000, 1987)},
     drops_target=True,
     notes=(
-        "the paper gives no seeds and no spread",
+        "the paper gives no seeds and no spread; its target class is 1",
+        "its pictures are Hello Kitty and Firefox, ours are drawn unless a file is given",
         "its ASR before counts samples of the target class too, and TaCT's counts every class, ours only the source class",
     ),
 )
@@ -83,7 +84,7 @@ NFT = Paper(
     arxiv="2407.10052",
     tables="Table 1",
     notes=(
-        "the paper's table gives no seeds, no spread and no number of test samples",
+        "the paper's table gives no seeds, no spread and no number of test samples; its target class is 0",
         "its rate is of the samples outside the target class, ours of all; its code poisons about 0.01 of all for SIG and CLB",
     ),
 )
