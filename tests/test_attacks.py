@@ -51,6 +51,22 @@ def test_only_the_chosen_samples_change(name: str, modality: str) -> None:
 
 
 @every_attack
+def test_what_is_planted_is_not_written_into_the_inputs(name: str, modality: str) -> None:
+    attack = attack_of(name)
+    patterns = attack.patterns(setting(modality, 0, "trigger"))
+    kept = {key: tensor.clone() for key, tensor in patterns.items()}
+    x = made(modality)[1].train.take(attack.poisonable(made(modality)[1].train.targets)).inputs[:8]
+    before = x.clone()
+    planted = attack.plant(x, patterns, setting(modality))
+    disguised = attack.disguise(x, patterns, setting(modality))
+    for found in (planted, disguised, attack.stamp(x, patterns, rng(0))):
+        assert found.data_ptr() != x.data_ptr()
+    assert torch.equal(x, before)
+    assert patterns.keys() == kept.keys()
+    assert all(torch.equal(patterns[key], tensor) for key, tensor in kept.items())
+
+
+@every_attack
 @pytest.mark.parametrize("target", [0, 3])
 def test_labels(name: str, modality: str, target: int) -> None:
     attack = attack_of(name, target=target, cover=0.1)
