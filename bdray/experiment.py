@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from bdray.attacks import Attack, Patterns, Poison, Setting, poison
 from bdray.data import Data, Samples, Splits
-from bdray.defenses import Defended, Defense, Evidence
+from bdray.defenses import Defense, Evidence
 from bdray.held import Held
 from bdray.memory import peak_memory, reset_peak_memory
 from bdray.provenance import provenance
@@ -29,6 +29,7 @@ from bdray.spec import Amount, BadInput, Config, Incompatible, Spec, key_of, mem
 from bdray.store import Store
 from bdray.task import Task
 from bdray.training import ALONE, Team, Training, fit, place
+from bdray.truth import Look, Truth
 
 
 class Experiment(Spec):
@@ -212,9 +213,17 @@ def _attack_of(state: dict[str, Tensor], experiment: Experiment, store: Store, r
     return patterns, Poison(*(state[name] for name in Poison._fields))
 
 
-def evaluate(model: nn.Module, experiment: Experiment, patterns: Patterns, splits: Splits) -> Scores:
+LOOKED_AT = 2000
+"""Test samples on which a model on the way of a defense is judged: every so-manieth of the test set."""
+
+
+def evaluate(
+    model: nn.Module, experiment: Experiment, patterns: Patterns, splits: Splits, at_most: int | None = None
+) -> Scores:
     """A model on the test set, clean and triggered: the same samples, stamped the same way, before and after a defense."""
     task, attack, test = experiment.task, experiment.attack, splits.test
+    if at_most is not None and len(test) > at_most:
+        test = test.take(torch.linspace(0, len(test) - 1, at_most, dtype=torch.float64).round().long())
     clean = task.predict(model, test)
     attacked = test.take(attack.attackable(test.targets).nonzero().flatten())
     stamped = attack.stamp(attacked.inputs, patterns, rng(experiment.seed, "test"))
@@ -284,19 +293,24 @@ def _run(
     splits = load(task.data, root)
     victim = _victim(experiment, store, root, progress)
     evidence, mine = collect(experiment, victim, splits)
-    curve = _Curve(experiment.key(), "defense", progress)
+    curve, looked = _Curve(experiment.key(), "defense", progress), _Curve(experiment.key(), "truth", unwatched)
+    truth = truth_of(experiment, victim.poison, splits)
+    look = Look(truth, lambda model: evaluate(model, experiment, victim.patterns, splits, at_most=LOOKED_AT), looked)
     reset_peak_memory()
     started = time.perf_counter()
-    defended = defense.defend(evidence, task, rng(experiment.seed, "defense", defense.seed), curve)
-    seconds = time.perf_counter() - started
+    draw = rng(experiment.seed, "defense", defense.seed)
+    defended = defense.defend(evidence._replace(show=look), task, draw, curve)
+    seconds = time.perf_counter() - started - look.seconds
     memory = peak_memory()
     after = evaluate(defended.model, experiment, victim.patterns, splits)
     held = Held(task, splits.held, mine, len(splits.classes), experiment.victim_key(), experiment.seed, store)
-    if len(curve.points):
-        store.put_table("curves", experiment.key(), curve.table())
+    if curve.points or looked.points:
+        store.put_table("curves", experiment.key(), pa.concat_tables([curve.table(), looked.table()]))
     for kind, table in defended.tables.items():
-        store.put_table(kind, experiment.key(), table)
-    recall, alarm = flag_rates(defended, victim.poison, len(splits.train))
+        store.put_table(kind, experiment.key(), truth.marked(table))
+    if defended.flagged is not None:
+        store.put_table("flags", experiment.key(), truth.by_class(defended.flagged))
+    rates = truth.rates(defended.flagged)
     return _row(
         experiment,
         sweep,
@@ -306,8 +320,9 @@ def _run(
         held_utility_after=held.utility(defended.model),
         held_utility_before=held.utility_before(victim.model),
         proxies=held.proxies(proxies, victim.model, defended.model),
-        flag_recall=recall,
-        false_alarm=alarm,
+        flag_recall=rates.recall,
+        false_alarm=rates.alarm,
+        target_false_alarm=rates.target_alarm,
         clean_tests=len(splits.test),
         triggered_tests=int(attack.attackable(splits.test.targets).sum()),
         clean_held=len(mine),
@@ -328,8 +343,6 @@ def collect(experiment: Experiment, victim: Backdoored, splits: Splits) -> tuple
     if "clean" in needs:
         draw = rng(experiment.seed, "clean", defense.seed)
         mine = defense.draw(splits.held, len(splits.train), len(splits.classes), draw)
-    truth = torch.zeros(len(splits.train), dtype=torch.bool)
-    truth[victim.poison.poisoned] = True
     nothing = torch.empty(0, dtype=torch.int64)
     evidence = Evidence(
         model=copy.deepcopy(victim.model) if "model" in needs else None,
@@ -337,19 +350,19 @@ def collect(experiment: Experiment, victim: Backdoored, splits: Splits) -> tuple
         clean=splits.held.take(mine) if "clean" in needs else None,
         splits=Splits(splits.train.take(nothing), splits.held.take(nothing), splits.test.take(nothing), splits.classes),
         training=experiment.training if "train" in needs else None,
-        truth=truth if "truth" in needs else None,
+        truth=truth_of(experiment, victim.poison, splits).poisoned if "truth" in needs else None,
     )
     return evidence, mine
 
 
-def flag_rates(defended: Defended, harm: Poison, train: int) -> tuple[float, float]:
-    """Flagged poisoned / poisoned, and flagged clean / clean; NaN where nothing was flagged or there is none."""
-    if defended.flagged is None:
-        return float("nan"), float("nan")
-    poisoned = torch.zeros(train, dtype=torch.bool)
+def truth_of(experiment: Experiment, harm: Poison, splits: Splits) -> Truth:
+    """What the attack did to each training sample."""
+    poisoned, covered = torch.zeros(2, len(splits.train), dtype=torch.bool)
     poisoned[harm.poisoned] = True
-    flagged = defended.flagged.cpu()
-    return float(flagged[poisoned].double().mean()), float(flagged[~poisoned].double().mean())
+    covered[harm.cover] = True
+    attack = experiment.attack
+    labels = torch.where(poisoned, attack.relabel(splits.train.targets), splits.train.targets)
+    return Truth(poisoned, covered, labels, attack.target)
 
 
 class _Curve:

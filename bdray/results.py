@@ -65,6 +65,8 @@ class Row:
     """Flagged poisoned samples / poisoned samples."""
     false_alarm: float = NAN
     """Flagged clean samples / clean samples; cover samples are clean."""
+    target_false_alarm: float = NAN
+    """The same among clean samples of the target class, which a filter may empty unseen."""
     clean_tests: int = 0
     triggered_tests: int = 0
     clean_held: int = 0
@@ -97,7 +99,8 @@ SCHEMA = pa.schema([(f.name, _TYPES[getattr(f.type, "__name__", str(f.type))]) f
 CURVES = pa.schema(
     [("key", pa.string()), ("of", pa.string()), ("step", pa.int64()), ("metric", pa.string()), ("value", pa.float64())]
 )
-"""One value of one metric at one step; `of` is `victim` or `defense`, `key` the victim's or the row's."""
+"""One value of one metric at one step; `of` is `victim`, `defense` or `truth` (judged by the platform with what no defender
+has), `key` the victim's or the row's."""
 
 
 def setting_of(config: Config) -> str:

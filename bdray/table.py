@@ -20,22 +20,26 @@ SCORES = (
     "utility_after",
     "asr_before",
     "asr_after",
+    "der",
     "recovery_after",
     "target_utility_after",
     "held_utility_after",
     "flag_recall",
     "false_alarm",
+    "target_false_alarm",
 )
 HEADS = {
     "utility_before": "utility",
     "utility_after": "after",
     "asr_before": "ASR",
     "asr_after": "after",
+    "der": "DER",
     "recovery_after": "recovery",
     "target_utility_after": "target",
     "held_utility_after": "held",
     "flag_recall": "recall",
     "false_alarm": "alarm",
+    "target_false_alarm": "in target",
 }
 LABELS = ("victim", "attack", "defense")
 COLUMNS = (*LABELS, "n", *(column for name in (*SCORES, "seconds") for column in (name, f"{name}_spread")))
@@ -68,8 +72,21 @@ def only(rows: pa.Table, pairs: list[tuple[str, Any]]) -> pa.Table:
 def groups(rows: pa.Table) -> list[dict[str, Any]]:
     """One record per experiment but for its seeds: labels, n, and mean and spread (sample standard deviation, None for one
     row) of every score, 0 to 1."""
+    rows = rows.append_column("der", pa.array([effectiveness(row) for row in rows.to_pylist()], pa.float64()))
     records = [record for _, record in averages(rows, (*SCORES, "seconds"))]
     return sorted(records, key=lambda r: tuple(r[name] for name in LABELS))
+
+
+def effectiveness(row: dict[str, Any]) -> float | None:
+    """The defense effectiveness rating of Zhu et al. 2023 (FT-SAM, ICCV), 0 to 1: half of 1 + the fall of the ASR - the fall of
+    the utility, where a rise counts as no fall. None where one of them was not measured."""
+    falls = []
+    for name in ("asr", "utility"):
+        before, after = row[f"{name}_before"], row[f"{name}_after"]
+        if before is None or after is None:
+            return None
+        falls.append(max(0.0, before - after))
+    return (1 + falls[0] - falls[1]) / 2
 
 
 def averages(rows: pa.Table, names: Sequence[str]) -> list[tuple[Config, dict[str, Any]]]:
@@ -159,7 +176,9 @@ def render(rows: pa.Table, sort: str | None = None, form: str = "text") -> str:
         return to_csv(COLUMNS, [list(record.values()) for record in records])
     if not records:
         return "\n".join(["no finished row", *others(rows)])
-    shown = [name for name in SCORES if any(r[name] is not None for r in records)]
+    asked = (sort or "").removeprefix("-")
+    # The DER says nothing that its four columns do not: it is shown to who sorts by it, and in the CSV.
+    shown = [n for n in SCORES if any(r[n] is not None for r in records) and (n != "der" or asked == n)]
     common = len({r["victim"] for r in records}) == 1
     labels = LABELS[1:] if common else LABELS
     heads = [*labels, "n", *(HEADS[name] for name in shown), "s"]
@@ -260,7 +279,7 @@ def describe(row: Row, before: dict[str, Any] | None = None) -> str:
         ]
         for name in names
     ]
-    lines.append(["held utility", "", percent(_number(row.held_utility_after))])
+    lines.append(["held utility", *(percent(_number(v)) for v in (row.held_utility_before, row.held_utility_after))])
     text = align([f"{row.utility_name}, percent", "before", "after"], lines, "text", ["left", "right", "right"])
     head = f"{row.task} {row.data} {row.model}, {row.attack}, {row.defense}, seed {row.seed}: {row.status} {row.error}".rstrip()
     counts = (

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from bdray.defenses import Defense, Evidence
-from bdray.experiment import Backdoored, Experiment, backdoor, collect, flag_rates, load
+from bdray.experiment import Backdoored, Experiment, backdoor, collect, load, truth_of
 from bdray.seeds import rng
 from bdray.spec import BadInput
 from bdray.store import Store
@@ -70,22 +70,10 @@ def test_filters_frame_the_truth(victim: Backdoored) -> None:
         defended = experiment.defense.defend(evidence, experiment.task, rng(3), silent)
         assert defended.flagged is not None
         assert int(defended.flagged.sum()) == len(victim.poison.poisoned)
-        rates[name] = flag_rates(defended, victim.poison, len(splits.train))
+        rates[name] = truth_of(experiment, victim.poison, splits).rates(defended.flagged)[:2]
     assert rates["perfect_filter"] == (1.0, 0.0)
     assert 0 <= rates["random_filter"][0] < 0.6
     assert rates["random_filter"][1] > 0
-
-
-def test_flag_rates_by_hand(victim: Backdoored) -> None:
-    """Ten samples, of which 2, 5 and 7 are poisoned; 2, 7, 8 are flagged."""
-    from bdray.attacks import Poison
-    from bdray.defenses import Defended
-
-    nothing = torch.empty(0)
-    harm = Poison(torch.tensor([2, 5, 7]), torch.tensor([8]), nothing, nothing)  # 8 is a cover sample: clean
-    flagged = torch.zeros(10, dtype=torch.bool)
-    flagged[[2, 7, 8]] = True
-    assert flag_rates(Defended(victim.model, flagged), harm, 10) == pytest.approx((2 / 3, 1 / 7))
 
 
 def test_the_training_set_is_the_victims(victim: Backdoored) -> None:

@@ -37,18 +37,19 @@ def scores(row: Row) -> list[float]:
 @pytest.mark.parametrize("attack", Attack.names())
 def test_every_attack_gives_a_whole_row(attack: str, store: Store) -> None:
     """Counts add up, every score is a share, none is missing, and no defense changes nothing."""
-    row = run(tiny(attack={"name": attack, "target": 1}), store, Path())
+    config = {"name": attack, "target": 1, **({"source": 0} if attack == "tact" else {})}
+    row = run(tiny(attack=config), store, Path())
     assert row.status == "done"
     assert row.trained_on + len(load(tiny().task.data, Path()).held) == 160
-    assert row.poisoned == round(tiny(attack=attack).attack.rate * row.trained_on)
+    assert row.poisoned == round(tiny(attack=config).attack.rate * row.trained_on)
     assert row.clean_tests == 80
-    assert row.triggered_tests == 60
+    assert row.triggered_tests == (20 if attack == "tact" else 60)  # 20 of a class; TaCT counts its source alone
     assert all(0 <= value <= 1 for value in scores(row))
     assert row.asr_before == row.asr_after
     assert row.held_utility_after >= 0
     assert math.isnan(row.flag_recall)
     assert row.peak_memory > 1 << 20
-    assert json.loads(row.spec) == tiny(attack={"name": attack, "target": 1}).config()
+    assert json.loads(row.spec) == tiny(attack=config).config()
 
 
 def test_scores_by_hand(store: Store) -> None:

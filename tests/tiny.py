@@ -27,6 +27,7 @@ def tiny_config(**changes: Any) -> Config:
 
 
 QUICK: dict[str, Config] = {
+    "advrbd": {"warmup": 1, "partition_rate": 0.2, "iterations": 2, "steps": 2, "lr": 0.05},
     "abl": {"tuning_epochs": 1, "isolation": 0.1, "finetuning_epochs": 2, "finetuning_drop": 1, "unlearning_epochs": 1},
     "clp": {"u": 1.0},
     "dbr": {"tuning_epochs": 1, "intra_epochs": 1, "removal_epochs": 1},

@@ -1,6 +1,7 @@
 """Defense: what a defender holds, and what he makes of it; every other module here is one defense."""
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import ClassVar, NamedTuple
 
@@ -12,6 +13,14 @@ from bdray.data import Samples, Splits
 from bdray.spec import Amount, BadInput, Share, Spec
 from bdray.task import Task
 from bdray.training import Report, Training
+
+Show = Callable[..., None]
+"""`show(step, model=None, clean=None)`: lets the platform judge, against the truth, a model on the way or the training samples
+taken for clean so far (bool [N]). Nothing comes back: the curves that come of it are marked as the truth's."""
+
+
+def unseen(step: int, model: nn.Module | None = None, clean: Tensor | None = None) -> None:
+    """A show that nobody sees."""
 
 
 class Evidence(NamedTuple):
@@ -29,6 +38,7 @@ class Evidence(NamedTuple):
     """The recipe that goes with `train`."""
     truth: Tensor | None = None
     """Which training samples are poisoned, bool [N]: for the sanity bounds alone, no defender has it."""
+    show: Show = unseen
 
 
 @dataclass

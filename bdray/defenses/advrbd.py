@@ -1,0 +1,196 @@
+"""AdvrBD (arXiv 2405.12719): a clean model from a poisoned training set, without clean data. Samples whose prediction an
+adversarial perturbation moves most are taken for clean and unlearnt; what the model, now little but its backdoor, gets wrong
+is clean; a fresh model is trained on it.
+
+The paper's numbers (radius, bound, steps, rates, epochs) are not published in what is left of its text: the defaults here are
+ours. So are the patch's shape, the optimizer of the perturbation, the divergence's order and the cap on unlearning.
+"""
+
+import math
+import time
+from typing import ClassVar, Literal, Self
+
+import pyarrow as pa
+import torch
+import torch.nn.functional as F
+from pydantic import model_validator
+from torch import Tensor, nn
+
+from bdray.data import Samples
+from bdray.defenses import Defended, Defense, Evidence, Show
+from bdray.defenses._partition import Perturbation, divergences
+from bdray.defenses._stages import Stages
+from bdray.spec import BadInput, BatchSize, Count, NonNegative, Positive, Share
+from bdray.task import Task
+from bdray.training import Report, Training, device, parts
+
+
+class AdvrBD(Defense):
+    """Works where a patch and a pixel mean something, and where the poisoned set is fixed."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"train"})
+    modalities: ClassVar[frozenset[str]] = frozenset({"image"})
+
+    warmup: Count = 20
+    """Epochs on the whole training set before the first partition, by the victim's recipe."""
+    partition_rate: Positive = 0.01
+    """Samples newly taken for clean in an iteration / training samples."""
+    iterations: Count = 10
+    radius: Share = 0.125
+    """Of the patch, a square of 2 radius + 1 pixels / the image's shorter side."""
+    eps: NonNegative = 16.0
+    """Bound of the perturbation, of 255."""
+    steps: Count = 10
+    """Of projected gradient ascent, 2.5 eps / steps each."""
+    climb: Literal["kl", "ce"] = "kl"
+    """What the perturbation climbs: the divergence, or the cross-entropy to the model's own prediction."""
+    masks: Count = 1
+    """Patches tried on each sample, whose divergences are averaged; the paper's one."""
+    epochs: Count = 1
+    """Of unlearning and learning in an iteration, counted over what is not taken for clean."""
+    lr: Positive = 5e-4
+    """Of unlearning and learning."""
+    batch: BatchSize = 128
+    """Samples a step of each kind: to learn, and to unlearn."""
+    cap: Literal["loss", "flooding", "accuracy"] = "loss"
+    """Unlearning is ascent on the cross-entropy. loss: a sample that has reached `level` no longer counts; flooding: the mean
+    is drawn to `level` from either side; accuracy: a batch is unlearnt while more than `keep` of it is right."""
+    level: Positive = 2.0
+    """Of the cap, in units of the logarithm of the number of classes, a blind guess's loss."""
+    keep: Share = 0.2
+    bn: Literal["joint", "frozen"] = "joint"
+    """joint: what is learnt and unlearnt passes through BatchNorm as one batch; frozen: with the warm-up's statistics."""
+    balanced: bool = False
+    """Our remedy, not the paper's: every label gives its own share of what is taken for clean. Left to itself the partition
+    takes next to nothing of the target class, whose clean samples the backdoor helps to hold; what is not unlearnt stays
+    right, is taken for poison, and the clean model never sees that class."""
+    relabel: bool = False
+    """Whether what was taken for poison is labelled by the clean model, which is then fine-tuned on all of it."""
+    relabel_epochs: Count = 10
+    relabel_lr: Positive = 1e-3
+
+    @model_validator(mode="after")
+    def _leaves_something(self) -> Self:
+        if self.partition_rate * self.iterations >= 1:
+            raise BadInput(
+                f"advrbd.partition_rate: got {self.partition_rate:g} in {self.iterations} iterations, which takes the whole "
+                "training set for clean; lower one of the two so that their product is less than 1"
+            )
+        return self
+
+    def defend(self, evidence: Evidence, task: Task, rng: torch.Generator, report: Report) -> Defended:
+        assert evidence.train is not None
+        assert evidence.training is not None
+        assert evidence.splits is not None
+        train = Samples(evidence.train.inputs.to(device()), evidence.train.targets.to(device()))
+        recipe, stages = evidence.training.model_copy(update={"workers": 1}), Stages(task, rng, report)
+        model = task.build(evidence.splits, rng)
+        stages.fit("warmup", model, train, recipe.model_copy(update={"epochs": self.warmup}))
+        evidence.show(0, model=model)
+        tell = stages.told("enhancement", self.iterations)
+        table = self.enhance(model, train, task, recipe, rng, tell, evidence.show)
+        flagged = task.predict(model, train) == train.targets.cpu()
+        clean = (~flagged).nonzero().flatten()
+        if len(clean) < 2:
+            raise RuntimeError(
+                f"advrbd found {len(clean)} of {len(train)} samples clean, too few to train on: the enhanced model still gets "
+                "the others right; raise defense.lr, defense.iterations or defense.level"
+            )
+        purified = task.build(evidence.splits, rng)
+        stages.fit("clean", purified, train.take(clean.to(device())), recipe)
+        if self.relabel:
+            evidence.show(self.iterations + 1, model=purified)
+            own = task.predict(purified, train).to(device())
+            relabelled = Samples(train.inputs, torch.where(flagged.to(device()), own, train.targets))
+            gentle = {"epochs": self.relabel_epochs, "lr": self.relabel_lr, "schedule": "constant"}
+            stages.fit("relabel", purified, relabelled, recipe.model_copy(update=gentle))
+        return Defended(purified, flagged=flagged, tables={"divergences": table})
+
+    def enhance(
+        self,
+        model: nn.Module,
+        train: Samples,
+        task: Task,
+        training: Training,
+        rng: torch.Generator,
+        tell: Report,
+        show: Show,
+    ) -> pa.Table:
+        """Algorithm 2, in place: what is left of the model is little but its backdoor. A table of the samples: the divergence
+        at the first partition, and the iteration in which each was taken for clean (0: in none)."""
+        taken = torch.zeros(len(train), dtype=torch.int64)
+        first = torch.empty(0)
+        optimizer = training.model_copy(update={"lr": self.lr}).optimizer(model.parameters())
+        for iteration in range(1, self.iterations + 1):
+            started = time.perf_counter()
+            rest = (taken == 0).nonzero().flatten()
+            draw = torch.Generator(device()).manual_seed(int(torch.randint(2**62, (1,), generator=rng)))
+            moved = divergences(model, train.take(rest.to(device())), task, self.perturbation(train), draw, self.masks)
+            first = moved if iteration == 1 else first
+            taken[self.choose(moved, rest, train.targets.cpu())] = iteration
+            partitioned = time.perf_counter()
+            loss = self.unlearn(model, train, taken > 0, task, training, optimizer, rng)
+            seconds = {"partition_seconds": partitioned - started, "unlearning_seconds": time.perf_counter() - partitioned}
+            tell(iteration, loss=loss, divergence=float(moved.median()), **seconds)
+            show(iteration, model=model, clean=taken > 0)
+        return pa.table({"sample": range(len(train)), "divergence": first.numpy(), "taken": taken.numpy()})
+
+    def choose(self, moved: Tensor, rest: Tensor, labels: Tensor) -> Tensor:
+        """Positions of the samples that are taken for clean next: of those not taken before (`rest`, positions) the ones that
+        moved most; the share is of all samples, or with `balanced` of all that bear a label."""
+        order = rest[moved.argsort(descending=True, stable=True)]
+        if not self.balanced:
+            return order[: max(1, round(self.partition_rate * len(labels)))]
+        sizes = [max(1, round(self.partition_rate * count)) for count in labels.bincount().tolist()]
+        return torch.cat([order[labels[order] == label][:size] for label, size in enumerate(sizes)])
+
+    def unlearn(
+        self,
+        model: nn.Module,
+        train: Samples,
+        clean: Tensor,
+        task: Task,
+        training: Training,
+        optimizer: torch.optim.Optimizer,
+        draw: torch.Generator,
+    ) -> float:
+        """Equation 4: `epochs` of descent on what may be poisoned and, in the same steps, ascent on what is taken for clean
+        (bool [N]). The mean loss of the former."""
+        learnt, unlearnt = (~clean).nonzero().flatten(), clean.nonzero().flatten()
+        if self.bn == "joint":
+            model.train()
+        else:
+            model.eval()
+        total, count = 0.0, 0
+        for _ in range(self.epochs):
+            for part in parts(learnt[torch.randperm(len(learnt), generator=draw)], self.batch):
+                mine = unlearnt[torch.randperm(len(unlearnt), generator=draw)[: self.batch]]
+                both = train.take(torch.cat([part, mine]).to(device()))
+                batch = task.collate(task.augment(both, draw) if training.augment else both)
+                with torch.autocast(device().type, torch.bfloat16, enabled=training.precision == "bfloat16"):
+                    outputs = model(batch.inputs).float()
+                descent = F.cross_entropy(outputs[: len(part)], batch.targets[: len(part)])
+                loss = descent - self.ascent(outputs[len(part) :], batch.targets[len(part) :])
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                total, count = total + float(descent.detach()) * len(part), count + len(part)
+        if not math.isfinite(total):
+            raise FloatingPointError(f"unlearning diverged; lower defense.lr ({self.lr:g}) or defense.level ({self.level:g})")
+        return total / count
+
+    def ascent(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """What unlearning climbs, of a batch's logits [B, C] and labels [B]."""
+        losses = F.cross_entropy(outputs, targets, reduction="none")
+        level = self.level * math.log(outputs.shape[1])
+        if self.cap == "loss":
+            return losses.clamp(max=level).mean()
+        if self.cap == "flooding":
+            return -(losses.mean() - level).abs()
+        right = (outputs.argmax(1) == targets).float().mean()
+        return losses.mean() * (right > self.keep)
+
+    def perturbation(self, train: Samples) -> Perturbation:
+        """The fields in pixels and in units of 0..1."""
+        radius = round(self.radius * min(train.inputs.shape[-2:]))
+        return Perturbation(radius, self.eps / 255, self.steps, 2.5 * self.eps / 255 / self.steps, self.climb)

@@ -1,0 +1,82 @@
+"""Truth: what a defense makes of the training samples, judged against what the attack did to them. No defense sees any of
+it."""
+
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+import pyarrow as pa
+import torch
+from torch import Tensor, nn
+
+from bdray.results import Scores
+
+
+class Rates(NamedTuple):
+    """How well poison was flagged, every value 0 to 1, NaN where nothing was flagged or there is none."""
+
+    recall: float = float("nan")
+    """Flagged poisoned samples / poisoned samples."""
+    alarm: float = float("nan")
+    """Flagged clean samples / clean samples; cover samples are clean."""
+    target_alarm: float = float("nan")
+    """Flagged clean samples of the target class / clean samples of it."""
+
+
+class Truth(NamedTuple):
+    """What the attack did to each of N training samples."""
+
+    poisoned: Tensor
+    """Bool [N]."""
+    covered: Tensor
+    """Stamped with a true label, bool [N]."""
+    labels: Tensor
+    """As the defender sees them, int64 [N]."""
+    target: int
+
+    def rates(self, flagged: Tensor | None) -> Rates:
+        """Of the samples that a defense took for poison, bool [N]."""
+        if flagged is None:
+            return Rates()
+        hits = flagged.cpu().double()
+        mine = ~self.poisoned & (self.labels == self.target)
+        return Rates(*(float(hits[where].mean()) for where in (self.poisoned, ~self.poisoned, mine)))
+
+    def by_class(self, flagged: Tensor) -> pa.Table:
+        """One line a label: its poisoned and its clean samples, and how many of each were flagged."""
+        hits, lines = flagged.cpu(), []
+        for label in range(int(self.labels.max()) + 1):
+            bad, good = (self.labels == label) & self.poisoned, (self.labels == label) & ~self.poisoned
+            counts = {"poisoned": bad, "flagged_poisoned": bad & hits, "clean": good, "flagged_clean": good & hits}
+            lines.append({"label": label, **{name: int(where.sum()) for name, where in counts.items()}})
+        return pa.Table.from_pylist(lines)
+
+    def marked(self, table: pa.Table) -> pa.Table:
+        """A defense's table with what is true of each `sample` beside it; a table without that column as it is."""
+        if "sample" not in table.column_names:
+            return table
+        samples = torch.tensor(table["sample"].to_pylist())
+        for name, values in (("label", self.labels), ("truth_poisoned", self.poisoned), ("truth_covered", self.covered)):
+            table = table.append_column(name, pa.array(values[samples].numpy()))
+        return table
+
+
+class Look:
+    """A `Show`: puts what a defense shows of its work on the way into a curve of the truth, and counts the seconds it took."""
+
+    def __init__(self, truth: Truth, judge: Callable[[nn.Module], Scores], tell: Callable[..., None]) -> None:
+        self.truth, self.judge, self.tell, self.seconds = truth, judge, tell, 0.0
+
+    def __call__(self, step: int, model: nn.Module | None = None, clean: Tensor | None = None) -> None:
+        started = time.perf_counter()
+        if model is not None:
+            modes = [(module, module.training) for module in model.modules()]
+            scores = self.judge(model)
+            for module, mode in modes:
+                module.training = mode
+            self.tell(step, utility=scores.utility, asr=scores.asr, target_utility=scores.target_utility)
+        if clean is not None:
+            right = ~self.truth.poisoned & clean.cpu()
+            counts = {"clean_precision": clean, "clean_recall": ~self.truth.poisoned}
+            self.tell(step, **{name: float(right.sum() / of.sum()) for name, of in counts.items()})
+        self.seconds += time.perf_counter() - started
