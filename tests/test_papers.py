@@ -20,8 +20,10 @@ from bdray.__main__ import main
 from bdray.attacks import Attack
 from bdray.data import Data
 from bdray.defenses import Defense
+from bdray.launch.expand import expand, read_sweep
 from bdray.models import Model
-from bdray.paper_table import COLUMNS, OUTSIDE, compare, outside_target, render
+from bdray.overrides import parse
+from bdray.paper_table import COLUMNS, OUTSIDE, Published, compare, outside_target, render
 from bdray.papers import ADVRBD, NFT, PAPERS, TRAINING_SAMPLES, WIDTHS, Paper, paper
 from bdray.results import Row, setting_of, to_table
 from bdray.spec import BadInput, Config, key_of
@@ -209,6 +211,37 @@ class TestCounterparts:
         assert all(record["n"] == 0 for record in found.lacking)
         # the victim's number is shown beside every defense on it
         assert len(compare(to_table(rows[:1]), ADVRBD).lacking) == 335
+
+
+class TestSweeps:
+    def test_they_are_the_papers_tables_on_cifar10(self) -> None:
+        """Every experiment is published but the victims of other rates and models without a defense, and all that is published
+        for CIFAR-10 is run but SCAn and what TaCT's source class is too small for."""
+        published, run = Published(ADVRBD), set()
+        for name in ("tables", "rates", "models"):
+            configs = [cell.experiment.config() for cell in expand(read_sweep(f"sweeps/advrbd_{name}.py"))]
+            assert {config["seed"] for config in configs} == {0, 1, 2}
+            for config in configs:
+                cell = published.beside(config)
+                if cell is not None and cell.rate == config["attack"]["rate"]:
+                    run.add(id(cell))
+                else:
+                    assert name != "tables"
+                    assert config["defense"]["name"] == "none"
+        wanted = [cell for cell in published.cells if cell.data == "cifar10" and cell.defense != "scan_ft"]
+        left = [(cell.attack, cell.rate, cell.table) for cell in wanted if id(cell) not in run]
+        assert left == [("tact", 0.15, "V"), ("tact", 0.2, "V")]
+
+    def test_another_data_set_by_overrides(self) -> None:
+        words = ["task.data=cifar100", "attack.preset=advrbd", 'attack=["blend","wanet"]']
+        sweep = read_sweep("sweeps/advrbd_tables.py")
+        for path, value in parse(words):
+            sweep = sweep.with_override(path, value)
+        configs = [cell.experiment.config() for cell in expand(sweep)]
+        assert len(configs) == 2 * 9 * 3
+        assert {(c["task"]["data"]["name"], c["attack"]["target"], c["attack"]["rate"]) for c in configs} == {
+            ("cifar100", 1, 0.05)
+        }
 
 
 class TestOutsideTarget:
