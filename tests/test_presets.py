@@ -120,6 +120,13 @@ def test_presets_in_a_sweep() -> None:
     assert keys(grid) == keys([{"name": "wanet", "rate": 0.05, "cover": cover, "target": target} for cover, target in covers])
 
 
+def test_a_presets_list_is_a_value_and_no_grid() -> None:
+    lists = {"opacities": [[1.0] * 4], "test_patches": [[0, 1, 2, 3]]}
+    written = {"name": "adaptive_patch", "pattern": "quarters", "target": 1, "rate": 0.05, "cover": 0.01, **lists}
+    assert keys({"name": "adaptive_patch", "preset": "advrbd"}) == keys(written)
+    assert len(keys(written)) == 1
+
+
 def test_a_preset_goes_into_every_member_of_a_grid() -> None:
     sweep = Sweep(space=tiny_config(attack=tune.grid_search(["badnets", {"name": "blend", "opacity": 0.1}])))
     found = [cell.experiment.attack for cell in expand(sweep.with_override("attack.preset", "advrbd"))]
