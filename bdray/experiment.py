@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from bdray.agreement import agreement
 from bdray.attacks import Attack, Patterns, Poison, Setting, poison
 from bdray.data import Data, Samples, Splits
 from bdray.defenses import Defense, Evidence
@@ -311,6 +312,7 @@ def _run(
     if defended.flagged is not None:
         store.put_table("flags", experiment.key(), truth.by_class(defended.flagged))
     rates = truth.rates(defended.flagged)
+    agreed = agreement(task, defended, evidence.train)
     return _row(
         experiment,
         sweep,
@@ -323,6 +325,8 @@ def _run(
         flag_recall=rates.recall,
         false_alarm=rates.alarm,
         target_false_alarm=rates.target_alarm,
+        kept_agreement=agreed.kept,
+        flagged_agreement=agreed.flagged,
         clean_tests=len(splits.test),
         triggered_tests=int(attack.attackable(splits.test.targets).sum()),
         clean_held=len(mine),

@@ -67,6 +67,11 @@ class Row:
     """Flagged clean samples / clean samples; cover samples are clean."""
     target_false_alarm: float = NAN
     """The same among clean samples of the target class, which a filter may empty unseen."""
+    kept_agreement: float = NAN
+    """The mean over the labels of: samples not flagged that the model predicts as labelled / samples of that label. Told from
+    the poisoned training set alone, without truth, as is the next."""
+    flagged_agreement: float = NAN
+    """Flagged samples that the model predicts as labelled / flagged samples; NaN where nothing was flagged."""
     clean_tests: int = 0
     triggered_tests: int = 0
     clean_held: int = 0

@@ -1,0 +1,36 @@
+"""Agreement: what a defender who holds nothing but the poisoned training set can tell of the model that he made from it, by the
+labels of the samples that he kept and of those that he flagged."""
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+from bdray.data import Samples
+from bdray.defenses import Defended
+from bdray.task import Task
+
+
+class Agreement(NamedTuple):
+    """Shares, 0 to 1; NaN where nothing was flagged, or the defense flags nothing at all."""
+
+    kept: float = float("nan")
+    """The mean over the labels of: samples of a label that are not flagged and that the model predicts as labelled / samples of
+    that label. A model that lost one class of ten loses a tenth, and so does a filter that takes one for poison."""
+    flagged: float = float("nan")
+    """Flagged samples that the model predicts as labelled / flagged samples: a backdoored model agrees with the labels of
+    poison, a purified one contradicts them."""
+
+
+def agreement(task: Task, defended: Defended, train: Samples | None) -> Agreement:
+    """Of a defense with the training set as the defender got it, in eval mode, without augmentation."""
+    if defended.flagged is None or train is None:
+        return Agreement()
+    return compare(task.predict(defended.model, train), train.targets, defended.flagged)
+
+
+def compare(predictions: Tensor, labels: Tensor, flagged: Tensor) -> Agreement:
+    """Of predictions and labels int64 [N], and flags bool [N]."""
+    labels, flagged = labels.cpu(), flagged.cpu()
+    right = predictions.cpu() == labels
+    shares = [(right & ~flagged)[labels == label].double().mean() for label in labels.unique()]
+    return Agreement(kept=float(sum(shares) / len(shares)), flagged=float(right[flagged].double().mean()))
