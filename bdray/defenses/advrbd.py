@@ -175,7 +175,7 @@ class AdvrBD(Defense):
                 loss.backward()
                 optimizer.step()
                 total, count = total + float(descent.detach()) * len(part), count + len(part)
-        if not math.isfinite(total):
+        if not (math.isfinite(total) and all(bool(p.isfinite().all()) for p in model.parameters())):
             raise FloatingPointError(f"unlearning diverged; lower defense.lr ({self.lr:g}) or defense.level ({self.level:g})")
         return total / count
 
