@@ -125,7 +125,11 @@ def _parser() -> argparse.ArgumentParser:
         description="Rank the settings of a sweep, each judged over all of its victims. Values in percent.",
     )
     top.add_argument("sweep", metavar="SWEEP", help="its name, as in `bdray table --sweep`")
-    top.add_argument("--by", default="defender", help="defender (what a defender can measure) or oracle (the true ASR)")
+    top.add_argument(
+        "--by",
+        default="defender",
+        help="defender (what a defender can measure), training (the same without clean data) or oracle (the true ASR)",
+    )
     top.add_argument("--proxy", help="what stands for the ASR; see `bdray list proxies`")
     top.add_argument("--budget", type=float, help="utility that a setting may cost, 0 to 1 (0.05)")
     top.add_argument("--judge", default="mean", help="over the victims: mean or worst")

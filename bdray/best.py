@@ -1,5 +1,5 @@
-"""The best settings of a sweep: each judged over all of its victims, by what a defender can measure or by the oracle, and the
-Pareto front of utility against what is left of the backdoor."""
+"""The best settings of a sweep: each judged over all of its victims, by what a defender can measure (with clean samples, or on
+the training set alone) or by the oracle, and the Pareto front of utility against what is left of the backdoor."""
 
 import json
 import math
@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from bdray.objective import Objective, front
+from bdray.objective import KINDS, Objective, front
 from bdray.picture import check_name, save
 from bdray.spec import BadInput, key_of
 from bdray.table import align, labels, percent, to_csv
@@ -20,25 +20,40 @@ COLUMNS = (
     "n",
     "defender_mean",
     "defender_worst",
+    "training_mean",
+    "training_worst",
     "oracle_mean",
     "oracle_worst",
     "held_utility_after",
     "proxy",
+    "kept_agreement",
+    "flagged_agreement",
     "utility_after",
     "asr_after",
     "asr_worst",
     "front",
 )
+"""Each agreement and what is left are as the objective counts them: of nothing flagged, all."""
 HEADS = {
     "defender_mean": "defender",
     "defender_worst": "worst",
+    "training_mean": "training",
+    "training_worst": "worst",
     "oracle_mean": "oracle",
     "oracle_worst": "worst",
     "held_utility_after": "held",
+    "kept_agreement": "kept",
+    "flagged_agreement": "flagged",
     "utility_after": "utility",
     "asr_after": "ASR",
     "asr_worst": "worst",
 }
+AXES = {
+    "defender": ("held_utility_after", "proxy"),
+    "training": ("kept_agreement", "flagged_agreement"),
+    "oracle": ("utility_after", "asr_after"),
+}
+"""Utility and what is left of the backdoor, as each kind of objective sees them."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +70,7 @@ class Best:
 def best(rows: Sequence[Mapping[str, Any]], trials: Sequence[Trial], aim: Objective) -> Best:
     """Rank the settings of one sweep. `rows` are its rows as records; `trials` those of its search, none for a grid.
 
-    Raises BadInput where no setting was judged on every victim.
+    Raises BadInput where no setting was judged on every victim, or none can be ranked by this objective.
     """
     panels, incomplete = _panels([row for row in rows if row["status"] == "done"], trials)
     if not panels:
@@ -65,6 +80,12 @@ def best(rows: Sequence[Mapping[str, Any]], trials: Sequence[Trial], aim: Object
     names = labels([json.loads(panel[0]["spec"]) for panel in panels])
     records = [_record(name["defense"], panel, aim) for name, panel in zip(names, panels, strict=True)]
     order = f"{aim.kind}_{aim.judge}"
+    if all(record[order] is None for record in records):
+        others = [kind for kind in KINDS if any(record[f"{kind}_{aim.judge}"] is not None for record in records)]
+        raise BadInput(
+            f"no setting can be ranked by {aim.kind}: its rows lack what that needs ({aim.label}); "
+            + (f"rank by {' or '.join(others)} with --by" if others else "see them with `bdray table`")
+        )
     records.sort(key=lambda record: -math.inf if record[order] is None else record[order], reverse=True)
     for rank, record in enumerate(records, start=1):
         record["rank"] = rank
@@ -91,14 +112,15 @@ def _panels(rows: list[Mapping[str, Any]], trials: Sequence[Trial]) -> tuple[lis
 
 def _record(setting: str, rows: list[Mapping[str, Any]], aim: Objective) -> dict[str, Any]:
     record: dict[str, Any] = {"setting": setting, "n": len(rows)}
-    for kind in ("defender", "oracle"):
+    for kind in KINDS:
         for judge in ("mean", "worst"):
             value = replace(aim, kind=kind, judge=judge).value(rows)
             record[f"{kind}_{judge}"] = None if math.isnan(value) else value
-    left = [replace(aim, kind="defender").left(row) for row in rows]
     return record | {
         "held_utility_after": _mean([row["held_utility_after"] for row in rows]),
-        "proxy": _mean(left),
+        "proxy": _mean([replace(aim, kind="defender").left(row) for row in rows]),
+        "kept_agreement": _mean([row["kept_agreement"] for row in rows]),
+        "flagged_agreement": _mean([replace(aim, kind="training").left(row) for row in rows]),
         "utility_after": _mean([row["utility_after"] for row in rows]),
         "asr_after": _mean([row["asr_after"] for row in rows]),
         "asr_worst": max((row["asr_after"] for row in rows if row["asr_after"] is not None), default=None),
@@ -112,23 +134,24 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 def _pair(record: dict[str, Any], kind: str) -> tuple[float, float]:
     """Utility and what is left, as the kind of objective sees them; NaN where it does not."""
-    names = ("held_utility_after", "proxy") if kind == "defender" else ("utility_after", "asr_after")
-    utility, left = (math.nan if record[name] is None else record[name] for name in names)
+    utility, left = (math.nan if record[name] is None else record[name] for name in AXES[kind])
     return utility, left
 
 
 def render(found: Best, count: int, form: str) -> str:
-    """Text, markdown (both in percent) or CSV (0 to 1, full precision) of the first `count` settings."""
+    """The first `count` settings as text or markdown (in percent, without columns that no setting has), or as CSV (0 to 1, full
+    precision)."""
     shown = found.settings[:count]
     if form == "csv":
         return to_csv(COLUMNS, [[record[name] for name in COLUMNS] for record in shown])
-    heads = [found.aim.proxy if name == "proxy" else HEADS.get(name, name) for name in COLUMNS]
+    columns = [name for name in COLUMNS[3:-1] if any(record[name] is not None for record in found.settings)]
+    heads = ["rank", "setting", "n", *(found.aim.proxy if name == "proxy" else HEADS[name] for name in columns), "front"]
     lines = [
         [
             str(record["rank"]),
             record["setting"],
             str(record["n"]),
-            *(percent(record[name]) for name in COLUMNS[3:-1]),
+            *(percent(record[name]) for name in columns),
             "*" if record["front"] else "",
         ]
         for record in shown
@@ -141,19 +164,30 @@ def render(found: Best, count: int, form: str) -> str:
 def head(aim: Objective) -> list[str]:
     """What the ranking rests on, in words."""
     over = f"{aim.judge} over n victims" if aim.judge == "mean" else "worst of n victims"
-    by = f"ranked by {aim.kind} ({over}); a score is 100 - what is left, or minus the excess where utility fell by more than "
-    by += f"{100 * aim.budget:g} points; percent; * is on the Pareto front of {'held' if aim.kind == 'defender' else 'utility'}"
-    by += f" against {aim.proxy if aim.kind == 'defender' else 'ASR'}"
+    if aim.kind == "training":
+        score = "a score is the agreement with the labels that were kept minus that with those that were flagged, no clean data"
+        axes = "kept against flagged"
+    else:
+        score = (
+            f"a score is 100 - what is left, or minus the excess where utility fell by more than {100 * aim.budget:g} points"
+        )
+        axes = f"held against {aim.proxy}" if aim.kind == "defender" else "utility against ASR"
+    by = f"ranked by {aim.kind} ({over}); {score}; percent; * is on the Pareto front of {axes}"
     return [by, *(["ORACLE: ranked by the true ASR, which no defender has"] if aim.kind == "oracle" else [])]
 
 
 def draw(found: Best, path: Path) -> None:
-    """Clean utility against what is left of the backdoor, a point a setting, the front as a line. Raises BadInput for a file
-    that cannot be written."""
+    """Utility against what is left of the backdoor, a point a setting, the front as a line; side by side as each kind of
+    objective sees them. Raises BadInput for a file that cannot be written."""
     from matplotlib.figure import Figure  # not pyplot: it would ask for a screen and keep every figure
 
     check_name(path)
-    kinds = ("defender", "oracle") if any(r["proxy"] is not None for r in found.settings) else ("oracle",)
+    words = {
+        "defender": ("what a defender sees", "held-out utility after", f"{found.aim.proxy} after", "defender's pick", "s"),
+        "training": ("what the training set shows", "kept agreement", "flagged agreement", "pick by training", "o"),
+        "oracle": ("oracle: the true ASR", "test utility after", "ASR after", "oracle's pick", "D"),
+    }
+    kinds = [kind for kind in KINDS if kind == "oracle" or any(r[AXES[kind][1]] is not None for r in found.settings)]
     figure = Figure(figsize=(5.2 * len(kinds), 4.2), layout="constrained")
     axes = figure.subplots(1, len(kinds), squeeze=False)
     for axis, kind in zip(axes[0], kinds, strict=True):
@@ -161,15 +195,16 @@ def draw(found: Best, path: Path) -> None:
         first = sorted(point for point, on in zip(points, front(points), strict=True) if on)
         axis.scatter([100 * left for _, left in points], [100 * utility for utility, _ in points], s=22, alpha=0.6)
         axis.step([100 * left for _, left in first], [100 * utility for utility, _ in first], "o-", where="post", ms=4, lw=1)
-        for name, mark in (("defender", "s"), ("oracle", "D")):
-            ranked = [r for r in found.settings if r[f"{name}_{found.aim.judge}"] is not None]
+        for judge in KINDS:
+            *_, pick, mark = words[judge]
+            ranked = [r for r in found.settings if r[f"{judge}_{found.aim.judge}"] is not None]
             if ranked:
-                utility, left = _pair(max(ranked, key=lambda r: r[f"{name}_{found.aim.judge}"]), kind)
-                axis.plot(100 * left, 100 * utility, mark, mfc="none", ms=11, mew=1.5, label=f"{name}'s pick")
-        what = ("held-out utility", found.aim.proxy) if kind == "defender" else ("test utility", "ASR")
-        axis.set_xlabel(f"{what[1]} after, mean over the victims, %")
-        axis.set_ylabel(f"{what[0]} after, mean over the victims, %")
-        axis.set_title("what a defender sees" if kind == "defender" else "oracle: the true ASR", fontsize=10)
+                utility, left = _pair(max(ranked, key=lambda r: r[f"{judge}_{found.aim.judge}"]), kind)
+                axis.plot(100 * left, 100 * utility, mark, mfc="none", ms=11, mew=1.5, label=pick)
+        title, of_utility, of_left, *_ = words[kind]
+        axis.set_xlabel(f"{of_left}, mean over the victims, %")
+        axis.set_ylabel(f"{of_utility}, mean over the victims, %")
+        axis.set_title(title, fontsize=10)
         axis.grid(alpha=0.3)
         axis.legend(fontsize=8)
     save(figure, path)

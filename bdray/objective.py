@@ -1,5 +1,6 @@
-"""Objective: what a search makes large, computed from rows alone. `defender` uses only what a defender can measure; `oracle`
-uses the true attack success rate, which no defender has, and everything made from it says so."""
+"""Objective: what a search makes large, computed from rows alone. `defender` uses only what a defender can measure on clean
+samples, `training` what one can who has nothing but the poisoned training set; `oracle` uses the true attack success rate,
+which no defender has, and everything made from it says so."""
 
 import json
 import math
@@ -9,7 +10,7 @@ from typing import Any
 
 from bdray.spec import BadInput, unknown
 
-KINDS = ("defender", "oracle")
+KINDS = ("defender", "training", "oracle")
 JUDGES = ("mean", "worst")
 DEFAULT_PROXY = "inverted_trigger"
 """Which proxy stands for the backdoor that is left, where a sweep names none (docs/results/proxies_cpu.md)."""
@@ -17,14 +18,22 @@ DEFAULT_PROXY = "inverted_trigger"
 
 @dataclass(frozen=True, kw_only=True)
 class Objective:
-    """Larger is better. A row whose utility fell by at most `budget` scores 1 - what is left of the backdoor, 0 to 1; one
-    whose utility fell by more scores minus the excess, so that the search still sees in which direction it lies."""
+    """Larger is better. By `defender` and `oracle` a row whose utility fell by at most `budget` scores 1 - what is left of the
+    backdoor, 0 to 1; one whose utility fell by more scores minus the excess, so that the search still sees in which direction
+    it lies.
+
+    By `training` a row scores its agreement with the labels that the defense kept minus that with those it flagged, -1 to 1; it
+    knows no utility before and hence no budget. What it cannot see: poison with a true label (SIG) agrees with its content,
+    so that even a perfect filter's model agrees with what was flagged; poison that was kept agrees like any other sample; and
+    a defense that unlearns what it flagged (ABL) contradicts it by design, poison or not.
+    """
 
     kind: str = "defender"
-    """defender: held-out clean utility and a proxy; oracle: utility and ASR on the test set."""
+    """defender: held-out clean utility and a proxy; training: agreement with the labels of the training set; oracle: utility
+    and ASR on the test set."""
     proxy: str = DEFAULT_PROXY
     budget: float = 0.05
-    """Utility that a defense may cost, 0 to 1."""
+    """Utility that a defense may cost, 0 to 1; `training` has none."""
     judge: str = "mean"
     """Over the panel's victims: mean, or worst."""
     front: bool = False
@@ -46,22 +55,34 @@ class Objective:
     @property
     def label(self) -> str:
         """For the head of a table or an axis."""
-        return f"defender: held utility, {self.proxy}" if self.kind == "defender" else "oracle: test utility, true ASR"
+        return {
+            "defender": f"defender: held utility, {self.proxy}",
+            "training": "training: agreement with the labels it kept, with those it flagged; no clean data",
+            "oracle": "oracle: test utility, true ASR",
+        }[self.kind]
 
     def utility(self, row: Mapping[str, Any]) -> tuple[float, float]:
-        """Before and after; NaN where the row has none."""
+        """Before and after; NaN where the row has none, as before a defense has kept anything."""
+        if self.kind == "training":
+            return math.nan, _number(row["kept_agreement"])
         name = "held_utility" if self.kind == "defender" else "utility"
         return _number(row[f"{name}_before"]), _number(row[f"{name}_after"])
 
     def left(self, row: Mapping[str, Any]) -> float:
-        """What is left of the backdoor, 0 to 1; NaN where it was not measured."""
+        """What is left of the backdoor, 0 to 1; NaN where it was not measured. By `training` it is all where a defense that
+        flags has flagged nothing."""
         if self.kind == "oracle":
             return _number(row["asr_after"])
+        if self.kind == "training":
+            agreed = _number(row["flagged_agreement"])
+            return 1.0 if math.isnan(agreed) and not math.isnan(_number(row["kept_agreement"])) else agreed
         return _number(json.loads(row["proxies"] or "{}").get(self.proxy))
 
     def score(self, row: Mapping[str, Any]) -> float:
         """Of one row, -1 to 1; NaN where it cannot be told."""
         before, after = self.utility(row)
+        if self.kind == "training":
+            return after - self.left(row)
         excess = before - after - self.budget
         return 1 - self.left(row) if excess <= 0 else -excess if excess > 0 else math.nan
 

@@ -107,6 +107,61 @@ def test_forms() -> None:
     assert best.render(ranked(), 9, "markdown").count("\n|") == 5
 
 
+FILTERS = {
+    # partition rate: (attack, ASR after, kept, flagged)
+    0.1: [("badnets", 0.2, 0.9, 0.3), ("blend", 0.2, 0.7, 0.3)],
+    0.2: [("badnets", 0.9, 0.9, 0.1), ("blend", 0.9, 0.9, 0.1)],
+    0.3: [("badnets", 0.1, 0.99, float("nan")), ("blend", 0.1, 0.99, float("nan"))],  # nothing flagged
+}
+
+
+def filters() -> list[dict[str, Any]]:
+    found = [
+        make_row(
+            {"attack": attack, "defense": quick("advrbd", partition_rate=rate)},
+            asr_after=asr,
+            kept_agreement=kept,
+            flagged_agreement=flagged,
+        )
+        for rate, panel in FILTERS.items()
+        for attack, asr, kept, flagged in panel
+    ]
+    return to_table(found).to_pylist()
+
+
+def test_the_training_set_ranks_without_clean_data() -> None:
+    aim = Objective(kind="training")
+    found = best.best(filters(), (), aim)
+    assert names(found) == [f"advrbd partition_rate={rate}" for rate in (0.2, 0.1, 0.3)]
+    first, second, third = found.settings
+    assert (first["training_mean"], first["training_worst"]) == (pytest.approx(0.8), pytest.approx(0.8))
+    assert (second["training_mean"], second["training_worst"]) == (pytest.approx(0.5), pytest.approx(0.4))
+    assert third["training_mean"] == pytest.approx(-0.01)
+    assert (second["kept_agreement"], second["flagged_agreement"]) == (pytest.approx(0.8), pytest.approx(0.3))
+    assert third["flagged_agreement"] == 1
+    assert [record["front"] for record in found.settings] == [True, False, True]
+    text = best.render(found, 9, "text")
+    assert "no clean data" in text
+    assert "budget" not in text
+    assert "ORACLE" not in text
+    assert " training " in text
+    assert " defender " not in text  # no row has a proxy
+    assert best.best(filters(), (), Objective(kind="oracle", budget=0.2)).settings[0]["setting"].endswith("=0.3")
+
+
+def test_columns_that_no_setting_has_are_only_in_the_csv() -> None:
+    assert "training" not in best.render(ranked(), 9, "text")
+    (line, *_) = csv.DictReader(io.StringIO(best.render(ranked(), 9, "csv")))
+    assert (line["training_mean"], line["kept_agreement"], line["flagged_agreement"]) == ("", "", "")
+
+
+@pytest.mark.parametrize(("kind", "cure"), [("defender", "training or oracle"), ("training", "defender or oracle")])
+def test_what_cannot_be_ranked_is_told(kind: str, cure: str) -> None:
+    found = filters() if kind == "defender" else to_table(rows()).to_pylist()
+    with pytest.raises(BadInput, match=f"no setting can be ranked by {kind}.*rank by {cure} with --by"):
+        best.best(found, (), Objective(kind=kind, proxy="lipschitz", budget=0.2))
+
+
 def test_without_proxies_the_oracle_still_ranks() -> None:
     plain = [make_row({"defense": quick("nft", lr=lr)}, asr_after=lr) for lr in (0.3, 0.1)]
     found = best.best(to_table(plain).to_pylist(), (), Objective(kind="oracle", budget=0.2))
@@ -121,3 +176,10 @@ def test_picture(tmp_path: Path) -> None:
         assert picture.size > (800, 300)
     with pytest.raises(BadInput, match=r"front\.txt"):
         best.draw(ranked(), tmp_path / "front.txt")
+
+
+def test_picture_of_the_training_set(tmp_path: Path) -> None:
+    """Two panels: no proxy was measured."""
+    best.draw(best.best(filters(), (), Objective(kind="training")), tmp_path / "front.png")
+    with Image.open(tmp_path / "front.png") as picture:
+        assert 1200 < picture.width < 1400

@@ -46,6 +46,7 @@ def search_of(**changes: Any) -> Sweep:
         ({"scheduler": "asha", "front": True}, "two objectives"),
         ({"scheduler": AsyncHyperBandScheduler()}, "counts in 'training_iteration'"),
         ({"objective": "defender", "proxy": "lipschitzz"}, "did you mean 'lipschitz'"),
+        ({"objective": "training"}, "'nft' never sees the training set"),
     ],
 )
 def test_a_search_that_makes_no_sense(changes: dict[str, Any], told: str) -> None:
@@ -62,6 +63,7 @@ def test_a_search_that_makes_no_sense(changes: dict[str, Any], told: str) -> Non
         ({"scheduler": "ashaa"}, "did you mean 'asha'"),
         ({"scheduler": 3}, "the sweep's scheduler: got 3"),
         ({"objective": "oracel"}, "did you mean 'oracle'"),
+        ({"objective": "trainign"}, "did you mean 'training'"),
         ({"judge": "best"}, "no judge named 'best'"),
         ({"budget": 5}, "the sweep's budget: got 5"),
     ],
@@ -122,6 +124,35 @@ class TestObjective:
         assert math.isnan(aim.score({**blind, "held_utility_after": 0.8, "proxies": ""}))
         assert aim.proxies == ("lipschitz",)
         assert self.ORACLE.proxies == ()
+
+    TRAINING = Objective(kind="training", proxy="lipschitz", budget=0.0)
+
+    @pytest.mark.parametrize(
+        ("kept", "flagged", "score", "left"),
+        [(0.8, 0.1, 0.7, 0.1), (0.2, 0.9, -0.7, 0.9), (0.95, None, -0.05, 1.0), (None, None, math.nan, math.nan)],
+    )
+    def test_the_training_set_alone(self, kept: float | None, flagged: float | None, score: float, left: float) -> None:
+        """Neither a fallen utility nor the ASR nor a proxy counts; nothing flagged counts as all of the backdoor left, and a
+        defense that flags nothing has no score."""
+        told = {"kept_agreement": kept, "flagged_agreement": flagged}
+        for bare in (row(0.1, 1.0, **told), row(0.9, 0.0, **{**told, "proxies": ""})):
+            assert self.TRAINING.score(bare) == pytest.approx(score, nan_ok=True)
+            assert self.TRAINING.left(bare) == pytest.approx(left, nan_ok=True)
+
+    def test_the_training_set_alone_on_a_panel(self) -> None:
+        rows = [row(0, 1, kept_agreement=k, flagged_agreement=f) for k, f in ((0.9, 0.1), (0.7, 0.4), (0.8, None))]
+        worst = dataclasses.replace(self.TRAINING, judge="worst")
+        assert self.TRAINING.value(rows) == pytest.approx((0.8 + 0.3 - 0.2) / 3)
+        assert worst.value(rows) == pytest.approx(-0.2)
+        assert self.TRAINING.pair(rows) == pytest.approx((0.8, 0.5))
+        assert worst.pair(rows) == pytest.approx((0.7, 1.0))
+        assert self.TRAINING.proxies == ()
+
+    def test_labels(self) -> None:
+        """Everything that comes from a search bears them."""
+        assert self.ORACLE.label == "oracle: test utility, true ASR"
+        assert Objective(proxy="lipschitz").label == "defender: held utility, lipschitz"
+        assert self.TRAINING.label == "training: agreement with the labels it kept, with those it flagged; no clean data"
 
     def test_of_a_panel(self) -> None:
         rows = [row(0.9, 0.2), row(0.9, 0.6)]
@@ -279,6 +310,20 @@ class TestOnRay:
         rows = store.rows("s").to_pylist()
         assert len(rows) == 4
         assert all('"lipschitz"' in row["proxies"] and row["held_utility_before"] is not None for row in rows)
+
+    def test_the_training_sets_objective_needs_no_clean_data(self, local_ray: None, store: Store) -> None:
+        space = tiny_config(defense=quick("advrbd", lr=tune.loguniform(0.001, 0.1)))
+        sweep = search_of(space=space, objective="training", samples=2)
+        assert launch(plan(sweep, store, Path()), store, Path()) == 0
+        found = trials(store, "s")
+        assert [(t.state, t.objective) for t in found] == [("finished", sweep.aim.label)] * 2
+        rows = {row["key"]: row for row in store.rows("s").to_pylist()}
+        for t in found:
+            kept = [rows[key]["kept_agreement"] for key in t.cells]
+            flagged = [1.0 if (share := rows[key]["flagged_agreement"]) is None else share for key in t.cells]
+            assert (t.utility, t.left) == pytest.approx((sum(kept) / 2, sum(flagged) / 2))
+            assert t.value == pytest.approx((sum(kept) - sum(flagged)) / 2)
+        assert {row["proxies"] for row in rows.values()} == {""}
 
     def test_a_setting_that_fails_is_told(self, local_ray: None, store: Store) -> None:
         """Its training diverges."""

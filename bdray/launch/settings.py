@@ -47,6 +47,20 @@ def check_search(sweep: Sweep) -> None:
         _check_scheduler(sweep, size)
     if sweep.objective == "defender":
         Proxy.of(sweep.proxy)
+    if sweep.objective == "training":
+        _check_flags(sweep)
+
+
+def _check_flags(sweep: Sweep) -> None:
+    """What never sees the training set flags nothing in it; whether the others do only their rows can tell."""
+    for cell in cells_of(sweep, drawn(sweep, 0)):
+        defense = cell.experiment.defense
+        if "train" not in defense.needs:
+            raise BadInput(
+                f"the sweep {sweep.name!r} has the objective 'training', and the defense {defense.name!r} never sees the "
+                "training set, so that there is nothing that it kept or flagged; choose the objective 'defender', or a defense "
+                "that filters"
+            )
 
 
 def _check_scheduler(sweep: Sweep, size: int) -> None:

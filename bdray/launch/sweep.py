@@ -44,15 +44,17 @@ class Sweep:
     """Grids over the victims that every setting is judged on, in this order: `{"attack": ["badnets", "blend"], "seed": [0]}`;
     a key is a path into the space."""
     objective: str = "defender"
-    """defender (what a defender can measure) or oracle (the true ASR)."""
+    """defender (what a defender can measure on clean samples), training (what one can who has only the poisoned training set:
+    for defenses that flag samples in it) or oracle (the true ASR)."""
     proxy: str = DEFAULT_PROXY
     """What stands for the ASR in the defender's objective."""
     budget: float = 0.05
-    """Utility that a setting may cost, 0 to 1."""
+    """Utility that a setting may cost, 0 to 1; `training` has none."""
     judge: str = "mean"
     """Of the panel: mean or worst."""
     front: bool = False
-    """Search utility and what is left of the backdoor as two objectives."""
+    """Search utility and what is left of the backdoor as two objectives: with `training` the agreement with the labels that
+    were kept, and with those that were flagged."""
 
     def __post_init__(self) -> None:
         for name, kind, least, words in (
