@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from pydantic import model_validator
 from torch import Tensor, nn
 
-from bdray.data import Samples
+from bdray.data import Samples, Splits
 from bdray.defenses import Defended, Defense, Evidence, Show
 from bdray.defenses._partition import Perturbation, divergences
 from bdray.defenses._stages import Stages
@@ -78,6 +78,15 @@ class AdvrBD(Defense):
             )
         return self
 
+    def check(self, splits: Splits) -> None:
+        super().check(splits)
+        each, count = sum(self.sizes(splits.train.targets)), len(splits.train)
+        if each * self.iterations > count - 2:
+            raise BadInput(
+                f"advrbd.iterations: got {self.iterations}, in each of which {each} of {count} training samples are taken for "
+                f"clean, which leaves too few, expected at most {(count - 2) // each}; lower it or advrbd.partition_rate"
+            )
+
     def defend(self, evidence: Evidence, task: Task, rng: torch.Generator, report: Report) -> Defended:
         assert evidence.train is not None
         assert evidence.training is not None
@@ -135,13 +144,17 @@ class AdvrBD(Defense):
             show(iteration, model=model, clean=taken > 0)
         return pa.table({"sample": range(len(train)), "divergence": first.numpy(), "taken": taken.numpy()})
 
+    def sizes(self, labels: Tensor) -> list[int]:
+        """How many are taken for clean in an iteration: of all, or with `balanced` of each label."""
+        counts = labels.bincount().tolist() if self.balanced else [len(labels)]
+        return [max(1, round(self.partition_rate * count)) for count in counts]
+
     def choose(self, moved: Tensor, rest: Tensor, labels: Tensor) -> Tensor:
         """Positions of the samples that are taken for clean next: of those not taken before (`rest`, positions) the ones that
         moved most; the share is of all samples, or with `balanced` of all that bear a label."""
-        order = rest[moved.argsort(descending=True, stable=True)]
+        order, sizes = rest[moved.argsort(descending=True, stable=True)], self.sizes(labels)
         if not self.balanced:
-            return order[: max(1, round(self.partition_rate * len(labels)))]
-        sizes = [max(1, round(self.partition_rate * count)) for count in labels.bincount().tolist()]
+            return order[: sizes[0]]
         return torch.cat([order[labels[order] == label][:size] for label, size in enumerate(sizes)])
 
     def unlearn(
