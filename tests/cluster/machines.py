@@ -117,7 +117,7 @@ class Machines:
 
     def _open_sshd(self, stack: contextlib.ExitStack) -> None:
         route = ["dev", "lo", "table", "local"]
-        subprocess.run(["ip", "route", "add", "local", self.network, *route], check=True)
+        subprocess.run(["ip", "route", "replace", "local", self.network, *route], check=True)
         stack.callback(subprocess.run, ["ip", "route", "del", "local", self.network, *route], check=True)
         environment = " ".join(f'"{name}={value}"' for name, value in {**self.theirs, "HOME": self.home}.items())
         config = self.folder / "sshd_config"
