@@ -1,4 +1,5 @@
-"""The command line: run, sweep, table, best, store, list. Bad input is one sentence on stderr and status 2; Ctrl-C is 130."""
+"""The command line: run, sweep, table, best, figure, store, list. Bad input is one sentence on stderr and status 2, Ctrl-C
+is 130."""
 
 import argparse
 import contextlib
@@ -139,6 +140,23 @@ def _parser() -> argparse.ArgumentParser:
     shape.add_argument("--markdown", action="store_true")
     top.add_argument("--picture", metavar="FILE", help="also draw utility against what is left of the backdoor")
     top.set_defaults(command=_best)
+
+    plot = commands.add_parser(
+        "figure",
+        parents=[places],
+        help="a figure of AdvrBD, and its numbers",
+        description="Draw what the rows of AdvrBD show: divergences of poisoned and clean samples at the first partition; "
+        "enhancement, utility and ASR along the iterations; rates, both after the defense over its partition rate.",
+    )
+    plot.add_argument("kind", metavar="KIND", help="divergences, enhancement or rates")
+    plot.add_argument(
+        "words", nargs="*", metavar="SWEEP | path=value", help="only this sweep's rows, and only these, e.g. attack=blend"
+    )
+    plot.add_argument("--out", metavar="FILE", help="of the picture; without it only the numbers are shown")
+    numbers = plot.add_mutually_exclusive_group()
+    numbers.add_argument("--csv", action="store_true", help="0 to 1, full precision")
+    numbers.add_argument("--markdown", action="store_true")
+    plot.set_defaults(command=_figure)
 
     cluster = commands.add_parser("cluster", help="check a cluster file before `ray up`")
     actions = cluster.add_subparsers(required=True, metavar="ACTION")
@@ -322,6 +340,32 @@ def _best(options: argparse.Namespace) -> None:
     if options.picture:
         best.draw(found, Path(options.picture))
         print(f"picture: {options.picture}", file=sys.stderr)
+
+
+def _figure(options: argparse.Namespace) -> None:
+    from bdray import table
+    from bdray.figures import check_kind, figure
+    from bdray.overrides import parse
+    from bdray.picture import check_name
+    from bdray.store import Store
+
+    check_kind(options.kind)
+    sweeps = [word for word in options.words if "=" not in word]
+    if len(sweeps) > 1:
+        raise BadInput(f"got the sweeps {' and '.join(map(repr, sweeps))}, expected one of them; the rest is path=value")
+    if options.out:
+        check_name(Path(options.out))
+    store = Store(options.store)
+    rows = store.rows(*sweeps)
+    if not len(rows):
+        where = f"of the sweep {sweeps[0]!r} " if sweeps else ""
+        raise BadInput(f"no rows {where}in the store {options.store!r}; make some with `bdray run` or `bdray sweep`")
+    rows = table.only(rows, parse([word for word in options.words if "=" in word]))
+    found = figure(options.kind, rows, store)
+    if options.out:
+        found.draw(Path(options.out))
+        print(f"picture: {options.out}", file=sys.stderr)
+    print(found.text("csv" if options.csv else "markdown" if options.markdown else "text"))
 
 
 def _cluster(options: argparse.Namespace) -> int:
