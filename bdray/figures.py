@@ -23,7 +23,7 @@ from bdray.store import Store
 from bdray.table import LABELS, align, labels, percent, to_csv
 
 DEFENSE = "advrbd"
-AT_MOST = 20
+AT_MOST = 24
 """Panels, or lines, in one picture."""
 METRICS = {
     "utility": "utility",
@@ -109,6 +109,7 @@ def divergences(rows: list[dict[str, Any]], store: Store) -> Figure:
             poisoned, clean, target = parts = _parts(tables[row["key"]], row["config"]["attack"]["target"])
             kinds.append(parts)
             record: dict[str, Any] = {"group": group.name, "seed": row["seed"]}
+            record["defense_seed"] = row["config"]["defense"]["seed"]
             for name, part in zip(("poisoned", "clean", "target"), parts, strict=True):
                 record |= {name: len(part), f"{name}_median": float(np.median(part)) if len(part) else None}
             found.append(record | {"auroc": auroc(poisoned, clean), "target_auroc": auroc(poisoned, target)})
@@ -116,8 +117,13 @@ def divergences(rows: list[dict[str, Any]], store: Store) -> Figure:
         told = f"AUROC {_spread([record['auroc'] for record in found])}"
         notes.append(f"{group.name}: {told}, in the target class {_spread([record['target_auroc'] for record in found])}")
         drawn.append((f"{group.name}\n{told}", [np.concatenate(part) for part in zip(*kinds, strict=True)]))
-    heads = {"group": "attack", "seed": "seed", "poisoned": "poisoned", "clean": "clean", "target": "in target"}
-    heads |= {"poisoned_median": "median poisoned", "clean_median": "clean", "target_median": "in target"}
+    heads = {"group": "attack", "seed": "seed", "defense_seed": "of defense", "poisoned": "poisoned", "clean": "clean"}
+    heads |= {
+        "target": "in target",
+        "poisoned_median": "median poisoned",
+        "clean_median": "clean",
+        "target_median": "in target",
+    }
     about = (
         "samples, their divergence at the first partition in nats, and the share of pairs of a poisoned and a clean one in "
         "which the poisoned one moved less; in target: clean ones of the target class alone"
@@ -209,7 +215,7 @@ def _read(kind: str, rows: list[dict[str, Any]], store: Store) -> tuple[dict[str
 def _groups(rows: list[dict[str, Any]], moved: Sequence[str] = ()) -> list[Group]:
     """Groups of rows, which may also differ in these fields of the defense. Raises BadInput for more than a picture holds."""
     found: dict[str, list[dict[str, Any]]] = {}
-    for row in sorted(rows, key=lambda row: (row["seed"], row["key"])):
+    for row in sorted(rows, key=lambda row: (row["seed"], row["config"]["defense"]["seed"])):
         config: Config = {name: value for name, value in row["config"].items() if name != "seed"}
         config["defense"] = {name: v for name, v in config["defense"].items() if name not in ("seed", *moved)}
         found.setdefault(json.dumps(config, sort_keys=True), []).append(row)

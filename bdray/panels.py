@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+STYLES = ("-", "--", ":")
+"""Of lines: ten colours each."""
 Series = Mapping[float, Sequence[float]]
 """The values of the seeds at each place on the x axis."""
 FLOOR = 1e-8
@@ -37,10 +39,10 @@ def lines(panels: Sequence[tuple[str, Mapping[str, Series]]], x: str, y: Sequenc
     panels, or one for each; places stand as far apart as they are large, or with `log` as their logarithms are."""
     picture, axes = _panels([title for title, _ in panels], x, *y)
     for axis, (_, series) in zip(axes, panels, strict=True):
-        for label, points in series.items():
+        for at, (label, points) in enumerate(series.items()):
             places = [place for place in sorted(points) if points[place]]
             mean, least, most = ([100 * end(points[place]) for place in places] for end in (statistics.fmean, min, max))
-            (line,) = axis.plot(places, mean, "o-", ms=3, lw=1.2, label=label)
+            (line,) = axis.plot(places, mean, f"o{STYLES[at // 10]}", ms=3, lw=1.2, label=label)
             axis.fill_between(places, least, most, color=line.get_color(), alpha=0.15, lw=0)
         axis.set_ylim(-3, 103)
         if log:

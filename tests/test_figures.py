@@ -23,12 +23,12 @@ from tests.tiny import quick, tiny
 NAN = float("nan")
 
 
-def put(store: Store, attack: Any = "blend", seed: int = 0, scores: tuple[float, float] = (0.8, 0.2), **fields: Any) -> Row:
-    """A row of AdvrBD with these utility and ASR, and fields of the defense."""
-    defense = quick("advrbd", **fields)
-    row = make_row(
-        {"attack": attack, "seed": seed, "defense": defense}, utility_after=scores[0], asr_after=scores[1], sweep="s"
-    )
+def put(
+    store: Store, attack: Any = "blend", seed: int = 0, own: int = 0, scores: tuple[float, float] = (0.8, 0.2), **fields: Any
+) -> Row:
+    """A row of AdvrBD with the victim's and its own seed, this utility and ASR, and fields of the defense."""
+    changes = {"attack": attack, "seed": seed, "defense": quick("advrbd", seed=own, **fields)}
+    row = make_row(changes, utility_after=scores[0], asr_after=scores[1], sweep="s")
     store.put_row(row)
     return row
 
@@ -113,6 +113,17 @@ class TestDivergences:
         assert poisoned.max() == pytest.approx(50)  # of 0.25, 0.25, 0.5 and 0.5
         assert clean.max() == pytest.approx(100 * 4 / 12)  # of twelve, four have not moved
 
+    def test_the_seeds_of_the_defense_are_seeds_too(self, store: Store) -> None:
+        for seed, own in ((1, 0), (0, 1), (0, 0)):
+            put_divergences(store, put(store, seed=seed, own=own), SAMPLES)
+        found = of("divergences", store)
+        assert [(r["group"], r["seed"], r["defense_seed"]) for r in found.records] == [
+            ("blend", 0, 0),
+            ("blend", 0, 1),
+            ("blend", 1, 0),
+        ]
+        assert "(n = 3)" in found.notes[0]
+
     def test_no_poison(self, store: Store) -> None:
         put_divergences(store, put(store, attack={"name": "blend", "rate": 0.0}), [s for s in SAMPLES if not s[2]])
         found = of("divergences", store)
@@ -183,6 +194,12 @@ class TestRates:
             put(store, partition_rate=rate, iterations=iterations)
         found = of("rates", store)
         assert {r["group"] for r in found.records} == {"blend, advrbd iterations=4", "blend, advrbd iterations=2"}
+
+    def test_many_lines_can_be_told_apart(self, store: Store) -> None:
+        for number in range(AT_MOST):
+            put(store, lr=0.01 + number / 1000)
+        looks = {(line.get_color(), line.get_linestyle()) for line in axes_of(of("rates", store))[0].lines}
+        assert len(looks) == AT_MOST
 
     def test_too_many_lines(self, store: Store) -> None:
         for number in range(AT_MOST + 1):

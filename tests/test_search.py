@@ -11,7 +11,7 @@ from ray import tune
 from ray.tune.schedulers import AsyncHyperBandScheduler
 from ray.tune.search.optuna import OptunaSearch
 
-from bdray.launch import Sweep, launch, plan
+from bdray.launch import Sweep, launch, plan, read_sweep
 from bdray.launch.search import Past, _Honest, past
 from bdray.launch.settings import cells_of, check_search, domains, drawn, members, setting_key
 from bdray.objective import Objective, front
@@ -94,6 +94,19 @@ def test_draws_of_a_random_search_do_not_depend_on_how_many_there_are() -> None:
     many = [drawn(search_of(samples=9), number) for number in range(9)]
     assert few == many[:3]
     assert len({setting["defense.lr"] for setting in many}) == 9
+
+
+def test_the_shipped_search_of_the_partition() -> None:
+    """Every setting can be built on the whole panel, and none takes half of the training set for clean."""
+    sweep = read_sweep("sweeps/advrbd_partition.py")
+    check_search(sweep)
+    assert (sweep.objective, sweep.aim.proxies) == ("training", ())
+    found = domains(sweep)
+    assert max(found["defense.iterations"].categories) * found["defense.partition_rate"].upper < 0.5  # type: ignore[attr-defined]
+    cells = [cells_of(sweep, drawn(sweep, number)) for number in range(20)]
+    assert {tuple(cell.experiment.attack.name for cell in mine) for mine in cells} == {("blend", "badnets", "wanet", "sig")}
+    assert {(c.experiment.attack.target, c.experiment.attack.rate) for mine in cells for c in mine} == {(1, 0.05)}
+    assert {cell.experiment.defense.balanced for mine in cells for cell in mine} == {False, True}  # type: ignore[attr-defined]
 
 
 # The objective
