@@ -117,20 +117,15 @@ def divergences(rows: list[dict[str, Any]], store: Store) -> Figure:
         told = f"AUROC {_spread([record['auroc'] for record in found])}"
         notes.append(f"{group.name}: {told}, in the target class {_spread([record['target_auroc'] for record in found])}")
         drawn.append((f"{group.name}\n{told}", [np.concatenate(part) for part in zip(*kinds, strict=True)]))
-    heads = {"group": "attack", "seed": "seed", "defense_seed": "of defense", "poisoned": "poisoned", "clean": "clean"}
-    heads |= {
-        "target": "in target",
-        "poisoned_median": "median poisoned",
-        "clean_median": "clean",
-        "target_median": "in target",
-    }
+    samples = {"poisoned": "poisoned", "clean": "clean", "target": "in target"}
+    medians = {"poisoned_median": "median poisoned", "clean_median": "clean", "target_median": "in target"}
+    rank = {"auroc": "AUROC", "target_auroc": "in target"}
+    heads = {"group": "attack", "seed": "seed", "defense_seed": "of defense", **samples, **medians, **rank}
     about = (
         "samples, their divergence at the first partition in nats, and the share of pairs of a poisoned and a clean one in "
         "which the poisoned one moved less; in target: clean ones of the target class alone"
     )
-    return Figure(
-        about, heads | {"auroc": "AUROC", "target_auroc": "in target"}, records, notes, lambda: panels.histograms(drawn)
-    )
+    return Figure(about, heads, records, notes, lambda: panels.histograms(drawn))
 
 
 def _parts(table: pa.Table, target: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
