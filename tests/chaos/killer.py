@@ -53,8 +53,9 @@ class Killer:
     def _may(self, kind: str, pid: int, events: list[dict[str, Any]]) -> bool:
         if kind == "trial":
             key = _cell(pid, events)
-            worst = max(self._losses.values(), default=0) if not key else self._losses[key]
-            return worst + (self._losses[""] if key else 0) < LIVES - 1
+            if not key:  # one in a launch: with two, any cell might have but one life left, and nobody could be killed
+                return not self._losses[""] and max(self._losses.values(), default=0) < LIVES - 1
+            return self._losses[key] + self._losses[""] < LIVES - 1
         if kind in TRAINING:
             return all(self._lost(victim, events) < LIVES - 1 for victim in self._in_training(events))
         # Now and then while it starts, but mostly at work.
