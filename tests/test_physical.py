@@ -99,6 +99,19 @@ def test_the_trigger_is_stamped_before_the_shot() -> None:
     assert (planted == 255).sum() == 2 * 3 * 9
 
 
+def test_covers_are_transformed_and_not_stamped() -> None:
+    where = setting("image")
+    patterns = Physical().patterns(where)
+    x = torch.full((20, 3, 16, 16), 90, dtype=torch.uint8)
+    covers = Physical().disguise(x, patterns, where)
+    assert (covers == 0).flatten(1).any(1).all()  # the edges
+    assert covers.max() <= round(90 * 1.2)
+    assert len(covers.unique(dim=0)) == 20
+    mirrored = Attack.of({"name": "physical", **STILL, "flip": 1})
+    x = made("image")[1].train.inputs[:4]
+    assert torch.equal(mirrored.disguise(x, patterns, where), x.flip(-1))
+
+
 def test_test_images_are_stamped_and_not_transformed() -> None:
     x = made("image")[1].test.inputs
     assert torch.equal(stamped(Attack.of("physical"), x), stamped(Attack.of("badnets"), x))

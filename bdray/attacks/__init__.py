@@ -44,7 +44,7 @@ class Attack(Spec):
     rate: Share = 0.1
     """Poisoned samples / all training samples: the one meaning everywhere."""
     cover: Share = 0.0
-    """Stamped samples that keep their true label / all training samples."""
+    """Samples that the attack changes and that keep their true label, mostly stamped ones / all training samples."""
 
     def check(self, splits: Splits) -> None:
         """Raise BadInput, before anything is trained, for what cannot be done to this data set: too few samples to poison, a

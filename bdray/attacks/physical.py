@@ -45,8 +45,11 @@ def photograph(x: Tensor, shot: Shot) -> Tensor:
 
 class Physical(Attack):
     """The defaults are BackdoorBox's, by the authors. It transforms the clean training images, too, and all of them anew in
-    every epoch. Here the attacker has no hand in the training: only his poisoned samples are transformed, once each. Test
-    images are stamped and not transformed, in both."""
+    every epoch. Here the attacker has no hand in the training: only his samples are transformed, once each. Test images are
+    stamped and not transformed, in both.
+
+    With clean images that are not transformed, the black edges of the poisoned ones tell them as well as the trigger does, and
+    a model may learn the edges instead of a small trigger. Cover samples are transformed and not stamped, against that."""
 
     modalities: ClassVar[frozenset[str]] = frozenset({"image"})
     presets: ClassVar[dict[str, Config]] = {
@@ -104,9 +107,15 @@ class Physical(Attack):
         return Mark(**patterns).stamp(x, self.opacity)
 
     def plant(self, x: Tensor, patterns: Patterns, setting: Setting) -> Tensor:
-        out = self.stamp(x, patterns, setting.rng)
-        for number, shot in enumerate(self.shots(len(x), x.shape[-2:], setting.rng)):
-            out[number] = photograph(out[number], shot)
+        return self._photographed(self.stamp(x, patterns, setting.rng), setting.rng)
+
+    def disguise(self, x: Tensor, patterns: Patterns, setting: Setting) -> Tensor:
+        return self._photographed(x, setting.rng)
+
+    def _photographed(self, x: Tensor, rng: torch.Generator) -> Tensor:
+        out = torch.empty_like(x)
+        for number, shot in enumerate(self.shots(len(x), x.shape[-2:], rng)):
+            out[number] = photograph(x[number], shot)
         return out
 
     def shots(self, count: int, size: tuple[int, ...], rng: torch.Generator) -> list[Shot]:
