@@ -42,7 +42,7 @@ def patches(count: int, height: int, width: int, radius: int, draw: torch.Genera
 def perturb(model: nn.Module, x: Tensor, known: Tensor, patch: Tensor, how: Perturbation, draw: torch.Generator) -> Tensor:
     """Pixels in 0..1 [N, C, H, W], moved inside their patches by at most `how.eps`, up the sign of the gradient from a random
     start: at zero the divergence has none. `known` is the model's own answer to `x` as logarithms of probabilities [N, C]; the
-    model, its weights frozen, is asked as it stands."""
+    model is asked as it stands, and gets no gradients."""
     delta = (torch.rand(x.shape, generator=draw, device=x.device) * 2 - 1) * how.eps * patch
     for _ in range(how.steps):
         moved = (x + delta).clamp(0, 1).requires_grad_()
@@ -62,8 +62,7 @@ def divergences(
     """KL(f(x) || f(x')) of each sample in order, in nats, float32 [N] on the CPU, averaged over `masks` patches; in eval
     mode, without augmentation. `draw` is on the device."""
     modes = [(module, module.training) for module in model.modules()]
-    wanted = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    model.eval().requires_grad_(False)
+    model.eval()
     found = []
     for part in batches(samples, AT_ONCE):
         x = task.collate(part).inputs.to(device())
@@ -77,6 +76,4 @@ def divergences(
         found.append((total / masks).cpu())
     for module, mode in modes:
         module.training = mode
-    for parameter, flag in wanted:
-        parameter.requires_grad_(flag)
     return torch.cat(found)
