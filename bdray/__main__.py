@@ -129,7 +129,7 @@ def _parser() -> argparse.ArgumentParser:
     top.add_argument(
         "--by",
         default="defender",
-        help="defender (what a defender can measure), training (the same without clean data) or oracle (the true ASR)",
+        help="defender (what a defender can measure), training (the same of a filter, no clean data) or oracle (the true ASR)",
     )
     top.add_argument("--proxy", help="what stands for the ASR; see `bdray list proxies`")
     top.add_argument("--budget", type=float, help="utility that a setting may cost, 0 to 1 (0.05)")

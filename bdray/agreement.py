@@ -11,14 +11,15 @@ from bdray.task import Task
 
 
 class Agreement(NamedTuple):
-    """Shares, 0 to 1; NaN where nothing was flagged, or the defense flags nothing at all."""
+    """Shares, 0 to 1; NaN where the defense never flags anything."""
 
     kept: float = float("nan")
-    """The mean over the labels of: samples of a label that are not flagged and that the model predicts as labelled / samples of
-    that label. A model that lost one class of ten loses a tenth, and so does a filter that takes one for poison."""
+    """The least over the labels of: samples of a label that are not flagged and that the model predicts as labelled / samples
+    of that label. It is 0 for a filter that takes a whole class for poison, and for a model that lost one."""
     flagged: float = float("nan")
-    """Flagged samples that the model predicts as labelled / flagged samples: a backdoored model agrees with the labels of
-    poison, a purified one contradicts them."""
+    """Flagged samples that the model predicts as labelled / flagged samples, both counted with one sample more for every
+    hundred of the training set: a few flags prove nothing, and none at all leave 1. A backdoored model agrees with the labels
+    of poison, a purified one contradicts them."""
 
 
 def agreement(task: Task, defended: Defended, train: Samples | None) -> Agreement:
@@ -33,4 +34,6 @@ def compare(predictions: Tensor, labels: Tensor, flagged: Tensor) -> Agreement:
     labels, flagged = labels.cpu(), flagged.cpu()
     right = predictions.cpu() == labels
     shares = [(right & ~flagged)[labels == label].double().mean() for label in labels.unique()]
-    return Agreement(kept=float(sum(shares) / len(shares)), flagged=float(right[flagged].double().mean()))
+    doubt = len(labels) / 100
+    agreed = (float(right[flagged].sum()) + doubt) / (int(flagged.sum()) + doubt)
+    return Agreement(kept=float(min(shares)), flagged=agreed)

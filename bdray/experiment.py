@@ -292,6 +292,7 @@ def _run(
     experiment.check()
     task, attack, defense = experiment.task, experiment.attack, experiment.defense
     splits = load(task.data, root)
+    defense.check(splits)  # once more: a launch has not seen every setting that a search draws
     victim = _victim(experiment, store, root, progress)
     evidence, mine = collect(experiment, victim, splits)
     curve, looked = _Curve(experiment.key(), "defense", progress), _Curve(experiment.key(), "truth", unwatched)
@@ -300,7 +301,7 @@ def _run(
     reset_peak_memory()
     started = time.perf_counter()
     draw = rng(experiment.seed, "defense", defense.seed)
-    defended = defense.defend(evidence._replace(show=look), task, draw, curve)
+    defended = defense.defend(evidence._replace(show=lambda *what, **named: look(*what, **named)), task, draw, curve)
     seconds = time.perf_counter() - started - look.seconds
     memory = peak_memory()
     after = evaluate(defended.model, experiment, victim.patterns, splits)

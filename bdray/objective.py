@@ -24,8 +24,9 @@ class Objective:
 
     By `training` a row scores its agreement with the labels that the defense kept minus that with those it flagged, -1 to 1; it
     knows no utility before and hence no budget. What it cannot see: poison with a true label (SIG) agrees with its content,
-    so that even a perfect filter's model agrees with what was flagged; poison that was kept agrees like any other sample; and
-    a defense that unlearns what it flagged (ABL) contradicts it by design, poison or not.
+    so that even a perfect filter's model agrees with what was flagged, and losing the class scores higher: leave such attacks
+    out of a panel; poison that was kept agrees like any other sample; and defenses that unlearn what they flagged (ABL, D-BR)
+    contradict it by design, poison or not.
     """
 
     kind: str = "defender"
@@ -69,13 +70,11 @@ class Objective:
         return _number(row[f"{name}_before"]), _number(row[f"{name}_after"])
 
     def left(self, row: Mapping[str, Any]) -> float:
-        """What is left of the backdoor, 0 to 1; NaN where it was not measured. By `training` it is all where a defense that
-        flags has flagged nothing."""
+        """What is left of the backdoor, 0 to 1; NaN where it was not measured."""
         if self.kind == "oracle":
             return _number(row["asr_after"])
         if self.kind == "training":
-            agreed = _number(row["flagged_agreement"])
-            return 1.0 if math.isnan(agreed) and not math.isnan(_number(row["kept_agreement"])) else agreed
+            return _number(row["flagged_agreement"])
         return _number(json.loads(row["proxies"] or "{}").get(self.proxy))
 
     def score(self, row: Mapping[str, Any]) -> float:

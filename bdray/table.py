@@ -41,6 +41,8 @@ HEADS = {
     "false_alarm": "alarm",
     "target_false_alarm": "in target",
 }
+FALLS = ["asr_before", "asr_after", "utility_before", "utility_after"]
+"""What the DER is made of."""
 LABELS = ("victim", "attack", "defense")
 COLUMNS = (*LABELS, "n", *(column for name in (*SCORES, "seconds") for column in (name, f"{name}_spread")))
 """Of a group, and of the CSV."""
@@ -72,7 +74,7 @@ def only(rows: pa.Table, pairs: list[tuple[str, Any]]) -> pa.Table:
 def groups(rows: pa.Table) -> list[dict[str, Any]]:
     """One record per experiment but for its seeds: labels, n, and mean and spread (sample standard deviation, None for one
     row) of every score, 0 to 1."""
-    rows = rows.append_column("der", pa.array([effectiveness(row) for row in rows.to_pylist()], pa.float64()))
+    rows = rows.append_column("der", pa.array([effectiveness(row) for row in rows.select(FALLS).to_pylist()], pa.float64()))
     records = [record for _, record in averages(rows, (*SCORES, "seconds"))]
     return sorted(records, key=lambda r: tuple(r[name] for name in LABELS))
 

@@ -13,7 +13,7 @@ from bdray.results import Scores
 
 
 class Rates(NamedTuple):
-    """How well poison was flagged, every value 0 to 1, NaN where nothing was flagged or there is none."""
+    """How well poison was flagged, every value 0 to 1, NaN where the defense never flags or there is no such sample."""
 
     recall: float = float("nan")
     """Flagged poisoned samples / poisoned samples."""
@@ -29,7 +29,7 @@ class Truth(NamedTuple):
     poisoned: Tensor
     """Bool [N]."""
     covered: Tensor
-    """Stamped with a true label, bool [N]."""
+    """Changed as the attack's cover samples are, with a true label, bool [N]."""
     labels: Tensor
     """As the defender sees them, int64 [N]."""
     target: int

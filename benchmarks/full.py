@@ -64,12 +64,17 @@ def main() -> None:
     print(machine(), flush=True)
     for defense in DEFENSES:
         for attack in ATTACKS:
-            begun = time.monotonic()
-            if begun - started + longest[defense] > 60 * options.minutes:
+            expected = longest[defense] or max(longest.values())
+            if time.monotonic() - started + expected > 60 * options.minutes:
                 continue
             experiment = Experiment.of(config(attack, defense, options))
-            rows.append(row := run(experiment, store, options.data, "full"))
-            longest[defense] = max(longest[defense], time.monotonic() - begun)
+            try:
+                row = run(experiment, store, options.data, "full")
+            except (RuntimeError, ArithmeticError) as error:  # of this cell: its failed row is in the store
+                print(f"{attack} {defense}: {error}", flush=True)
+                continue
+            rows.append(row)
+            longest[defense] = max(longest[defense], row.seconds + (row.victim_seconds if defense == "none" else 0))
             pq.write_table(to_table(rows), options.out)
             print(
                 f"{attack} {defense}: {row.status} {row.error} utility {row.utility_after:.4f} ASR {row.asr_after:.4f}",
@@ -84,7 +89,10 @@ def table(rows: list[Row], store: Store, epochs: int) -> str:
     for row in rows:
         parts = ", ".join(f"{name} {seconds:.1f}" for name, seconds in stages(store.table("curves", row.key)).items())
         scores = (row.utility_before, row.asr_before, row.utility_after, row.asr_after, row.target_utility_after)
-        images = f"{row.trained_on * epochs / row.victim_seconds:,.0f}"
+        curve = store.table("curves", row.victim)
+        times = [line["value"] for line in (curve.to_pylist() if curve else []) if line["metric"] == "seconds"]
+        spent = times[-1] if times else row.victim_seconds
+        images = f"{row.trained_on * epochs / spent:,.0f}"
         lines.append([row.attack, row.defense, *(f"{100 * v:.2f}" for v in scores), images, f"{row.seconds:.1f}", parts])
     heads = [
         "attack",

@@ -1,5 +1,5 @@
-"""Real CIFAR-10 at a size that two CPU cores can train: AdvrBD's eight attacks with its paper's settings, AdvrBD as published,
-with relabelling and with our remedy, its relatives and the sanity bounds. What it showed: docs/results/advrbd_cpu.md.
+"""Real CIFAR-10 at a size that two CPU cores can train: AdvrBD's eight attacks with its paper's settings against AdvrBD, alone,
+with relabelling and with our remedy (three seeds of the defense on one victim), its relatives and the sanity bounds.
 bdray sweep sweeps/advrbd_cpu.py --data DIR"""
 
 from ray import tune

@@ -28,21 +28,41 @@ def marks(*samples: int) -> Tensor:
 @pytest.mark.parametrize(
     ("flagged", "kept", "of_flagged"),
     [
-        ((3, 8, 9), (2 / 4 + 3 / 3 + 1 / 3) / 3, 1 / 3),
-        ((4, 5, 6), (3 / 4 + 0 / 3 + 1 / 3) / 3, 1.0),  # a label is lost
-        ((2, 8, 9), (3 / 4 + 3 / 3 + 1 / 3) / 3, 0.0),
-        (tuple(range(10)), 0.0, 7 / 10),
+        ((3, 8, 9), 1 / 3, 1.1 / 3.1),
+        ((4, 5, 6), 0.0, 3.1 / 3.1),  # a label is lost
+        ((2, 8, 9), 1 / 3, 0.1 / 3.1),
+        ((0, 1, 8, 9), 1 / 4, 2.1 / 4.1),
+        (tuple(range(10)), 0.0, 7.1 / 10.1),
     ],
 )
 def test_by_hand(flagged: tuple[int, ...], kept: float, of_flagged: float) -> None:
-    """Labels 0, 1 and 3 are borne by 4, 3 and 3 samples, 2 by none; samples 2, 8 and 9 are not predicted as labelled."""
+    """Labels 0, 1 and 3 are borne by 4, 3 and 3 samples, 2 by none; samples 2, 8 and 9 are not predicted as labelled.
+    A hundredth of the ten samples counts as flagged and predicted."""
     assert compare(PREDICTED, LABELS, marks(*flagged)) == pytest.approx((kept, of_flagged))
 
 
 def test_nothing_flagged() -> None:
     found = compare(PREDICTED, LABELS, marks())
-    assert found.kept == pytest.approx((3 / 4 + 3 / 3 + 1 / 3) / 3)
-    assert math.isnan(found.flagged)
+    assert found == pytest.approx((1 / 3, 1.0))
+
+
+def test_a_filter_that_cheats_scores_less_than_the_perfect_one() -> None:
+    """Ten labels of 95, and 50 poisoned samples that bear label 0; every model here gets all clean samples right."""
+    labels = torch.cat([torch.arange(10).repeat(95), torch.zeros(50, dtype=torch.int64)])
+    poisoned = torch.arange(1000) >= 950
+
+    def score(flagged: Tensor, contradicted: Tensor) -> float:
+        found = compare(torch.where(contradicted, 99, labels), labels, flagged)
+        return found.kept - found.flagged
+
+    perfect = score(poisoned, poisoned)
+    few = torch.arange(1000) < 3
+    assert score(few, few) < perfect  # a few odd samples flagged, the backdoor alive
+    lost = labels == 5
+    assert score(lost, lost) < perfect  # a class flagged and never predicted
+    target = poisoned | (labels == 0)
+    assert score(target, target) < perfect  # so the target class, with the poison
+    assert score(torch.zeros_like(poisoned), torch.zeros_like(poisoned)) < perfect
 
 
 def test_a_row_has_it_of_the_final_model_and_the_poisoned_set(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,8 +87,8 @@ def test_a_row_has_it_of_the_final_model_and_the_poisoned_set(store: Store, monk
         mine = [not f and p == y for p, y, f in zip(predicted, labels, flags, strict=True) if y == label]
         shares.append(sum(mine) / len(mine))
     told = [p == y for p, y, f in zip(predicted, labels, flags, strict=True) if f]
-    assert 0 < row.kept_agreement == pytest.approx(sum(shares) / 4)
-    assert row.flagged_agreement == pytest.approx(sum(told) / len(told))
+    assert row.kept_agreement == pytest.approx(min(shares))
+    assert row.flagged_agreement == pytest.approx((sum(told) + len(labels) / 100) / (len(told) + len(labels) / 100))
     stored = store.row(experiment.key())
     assert stored is not None
     assert (stored["kept_agreement"], stored["flagged_agreement"]) == (row.kept_agreement, row.flagged_agreement)

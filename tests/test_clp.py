@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from bdray.data import Samples, Splits
 from bdray.defenses import Evidence
-from bdray.defenses.clp import Clp, sites
+from bdray.defenses.clp import Clp, prunable, sites
 from bdray.seeds import rng
 from bdray.spec import Incompatible
 from bdray.task import Task
@@ -101,9 +101,11 @@ def test_which_norms_it_looks_at() -> None:
 
 def test_a_model_without_such_a_pair_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     Clp().check_model(TASK, splits(3))
+    prunable.cache_clear()
     monkeypatch.setattr(type(TASK), "build", lambda *_: nn.Sequential(nn.Conv2d(3, 2, 1)))
     with pytest.raises(Incompatible, match="finds no BatchNorm after a convolution in the model 'resnet18'"):
         Clp().check_model(TASK, splits(3))
+    prunable.cache_clear()
 
 
 def test_nothing_but_the_model_is_needed() -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from bdray.defenses import Defense, Evidence
-from bdray.experiment import Backdoored, Experiment, backdoor, collect, load, truth_of
+from bdray.experiment import Backdoored, Experiment, backdoor, collect, load, run, truth_of
 from bdray.seeds import rng
 from bdray.spec import BadInput
 from bdray.store import Store
@@ -130,3 +130,10 @@ def test_fine_pruning_cuts_the_sleeping_channels(victim: Backdoored) -> None:
     task = experiment.task
     before = task.score(task.predict(victim.model, evidence.clean), evidence.clean.targets)
     assert task.score(task.predict(model, evidence.clean), evidence.clean.targets) >= before
+
+
+@pytest.mark.parametrize("name", Defense.names())
+def test_who_says_what_it_takes_for_poison(name: str, store: Store) -> None:
+    """`flags` is what the row shows."""
+    row = run(tiny(defense=quick(name)), store, Path())
+    assert (row.false_alarm == row.false_alarm) == Defense.member(name).flags

@@ -306,6 +306,8 @@ def test_plan_refuses_what_can_never_run(store: Store, tmp_path: Path) -> None:
     for space, told in (
         (tiny_config(task={"data": "cifar10"}), "cifar10"),
         (tiny_config(attack=["blend", {"name": "sig", "rate": 0.9}]), "largest possible rate"),
+        (tiny_config(defense=[{"name": "abl", "isolation": s} for s in (0.1, 1e-4)]), r"abl\.isolation: got 0\.0001"),
+        (tiny_config(defense=[{"name": "nft", "shots": n} for n in (1, 999)]), r"nft\.shots: got 999"),
     ):
         with pytest.raises(BadInput, match=told):
             plan(Sweep(space=space, name="x"), store, tmp_path)

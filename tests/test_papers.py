@@ -292,6 +292,8 @@ blend     abl          2    0.05     0.05  75.0 ± 0.0    84.50  71.0 ± 1.4   7
 - cifar10/resnet18 width=8: 30 epochs on 12001 training samples of 50000 published, width 8 of 64 published
 - cifar10: the paper's numbers fit fractions of 1000 tests before a defense and of 910 after it, those outside the target class, as ours under 'no target'
 - the paper gives no seeds and no spread; its target class is 1
+- its PhysicalBA transforms clean images too, ours the poisoned ones alone, whose black edges help to tell them
+- attacks are matched by name and rate, not by their other fields
 - its pictures are Hello Kitty and Firefox, ours are drawn unless a file is given
 - its ASR before counts samples of the target class too, and TaCT's counts every class, ours only the source class
 - 2 of our 3 experiments are in the paper; 335 of the paper's 337 are not among ours; --all shows them

@@ -46,7 +46,7 @@ def search_of(**changes: Any) -> Sweep:
         ({"scheduler": "asha", "front": True}, "two objectives"),
         ({"scheduler": AsyncHyperBandScheduler()}, "counts in 'training_iteration'"),
         ({"objective": "defender", "proxy": "lipschitzz"}, "did you mean 'lipschitz'"),
-        ({"objective": "training"}, "'nft' never sees the training set"),
+        ({"objective": "training"}, "'nft' takes no training sample for poison"),
     ],
 )
 def test_a_search_that_makes_no_sense(changes: dict[str, Any], told: str) -> None:
@@ -104,7 +104,9 @@ def test_the_shipped_search_of_the_partition() -> None:
     found = domains(sweep)
     assert max(found["defense.iterations"].categories) * found["defense.partition_rate"].upper < 0.5  # type: ignore[attr-defined]
     cells = [cells_of(sweep, drawn(sweep, number)) for number in range(20)]
-    assert {tuple(cell.experiment.attack.name for cell in mine) for mine in cells} == {("blend", "badnets", "wanet", "sig")}
+    assert {tuple(cell.experiment.attack.name for cell in mine) for mine in cells} == {
+        ("blend", "badnets", "wanet", "adaptive_blend")
+    }
     assert {(c.experiment.attack.target, c.experiment.attack.rate) for mine in cells for c in mine} == {(1, 0.05)}
     assert {cell.experiment.defense.balanced for mine in cells for cell in mine} == {False, True}  # type: ignore[attr-defined]
 
@@ -142,18 +144,17 @@ class TestObjective:
 
     @pytest.mark.parametrize(
         ("kept", "flagged", "score", "left"),
-        [(0.8, 0.1, 0.7, 0.1), (0.2, 0.9, -0.7, 0.9), (0.95, None, -0.05, 1.0), (None, None, math.nan, math.nan)],
+        [(0.8, 0.1, 0.7, 0.1), (0.2, 0.9, -0.7, 0.9), (0.95, 1.0, -0.05, 1.0), (None, None, math.nan, math.nan)],
     )
     def test_the_training_set_alone(self, kept: float | None, flagged: float | None, score: float, left: float) -> None:
-        """Neither a fallen utility nor the ASR nor a proxy counts; nothing flagged counts as all of the backdoor left, and a
-        defense that flags nothing has no score."""
+        """Neither a fallen utility nor the ASR nor a proxy counts; a defense that never flags has no score."""
         told = {"kept_agreement": kept, "flagged_agreement": flagged}
         for bare in (row(0.1, 1.0, **told), row(0.9, 0.0, **{**told, "proxies": ""})):
             assert self.TRAINING.score(bare) == pytest.approx(score, nan_ok=True)
             assert self.TRAINING.left(bare) == pytest.approx(left, nan_ok=True)
 
     def test_the_training_set_alone_on_a_panel(self) -> None:
-        rows = [row(0, 1, kept_agreement=k, flagged_agreement=f) for k, f in ((0.9, 0.1), (0.7, 0.4), (0.8, None))]
+        rows = [row(0, 1, kept_agreement=k, flagged_agreement=f) for k, f in ((0.9, 0.1), (0.7, 0.4), (0.8, 1.0))]
         worst = dataclasses.replace(self.TRAINING, judge="worst")
         assert self.TRAINING.value(rows) == pytest.approx((0.8 + 0.3 - 0.2) / 3)
         assert worst.value(rows) == pytest.approx(-0.2)

@@ -59,6 +59,8 @@ class Defense(Spec):
     """Of "model", "train", "clean", and for the sanity bounds "truth": the threat model in one line."""
     modalities: ClassVar[frozenset[str]] = frozenset()
     """Empty: all of them."""
+    flags: ClassVar[bool] = False
+    """It says which training samples it takes for poison."""
 
     clean: Share = 0.01
     """Clean samples the defender holds / training samples."""

@@ -23,6 +23,7 @@ class Abl(Defense):
     """Works on any modality. What it isolates is flagged."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"train"})
+    flags: ClassVar[bool] = True
 
     ascent: Literal["flooding", "lga"] = "flooding"
     """How the loss is kept from falling below gamma while tuning. With g for gamma, flooding: |loss - g| + g; lga:

@@ -30,6 +30,7 @@ class AdvrBD(Defense):
 
     needs: ClassVar[frozenset[str]] = frozenset({"train"})
     modalities: ClassVar[frozenset[str]] = frozenset({"image"})
+    flags: ClassVar[bool] = True
 
     warmup: Count = 20
     """Epochs on the whole training set before the first partition, by the victim's recipe."""
@@ -61,9 +62,9 @@ class AdvrBD(Defense):
     bn: Literal["joint", "frozen"] = "joint"
     """joint: what is learnt and unlearnt passes through BatchNorm as one batch; frozen: with the warm-up's statistics."""
     balanced: bool = False
-    """Our remedy, not the paper's: every label gives its own share of what is taken for clean. Left to itself the partition
-    takes next to nothing of the target class, whose clean samples the backdoor helps to hold; what is not unlearnt stays
-    right, is taken for poison, and the clean model never sees that class."""
+    """Our remedy, not the paper's: every label gives its own share, at least one sample, of what is taken for clean. Left to
+    itself the partition takes next to nothing of the target class, whose clean samples the backdoor helps to hold; what is not
+    unlearnt stays right, is taken for poison, and the clean model never sees that class."""
     relabel: bool = False
     """Whether what was taken for poison is labelled by the clean model, which is then fine-tuned on all of it."""
     relabel_epochs: Count = 10
@@ -84,7 +85,7 @@ class AdvrBD(Defense):
         if each * self.iterations > count - 2:
             raise BadInput(
                 f"advrbd.iterations: got {self.iterations}, in each of which {each} of {count} training samples are taken for "
-                f"clean, which leaves too few, expected at most {(count - 2) // each}; lower it or advrbd.partition_rate"
+                f"clean, which leaves too few, expected at most {(count - 2) // each}; lower it"
             )
 
     def defend(self, evidence: Evidence, task: Task, rng: torch.Generator, report: Report) -> Defended:
@@ -174,7 +175,7 @@ class AdvrBD(Defense):
             model.train()
         else:
             model.eval()
-        total, count = 0.0, 0
+        total, count = torch.zeros((), device=device()), 0
         for _ in range(self.epochs):
             for part in parts(learnt[torch.randperm(len(learnt), generator=draw)], self.batch):
                 mine = unlearnt[torch.randperm(len(unlearnt), generator=draw)[: self.batch]]
@@ -187,10 +188,10 @@ class AdvrBD(Defense):
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
-                total, count = total + float(descent.detach()) * len(part), count + len(part)
-        if not (math.isfinite(total) and all(bool(p.isfinite().all()) for p in model.parameters())):
+                total, count = total + descent.detach() * len(part), count + len(part)
+        if not (total.isfinite() and all(bool(p.isfinite().all()) for p in model.parameters())):
             raise FloatingPointError(f"unlearning diverged; lower defense.lr ({self.lr:g}) or defense.level ({self.level:g})")
-        return total / count
+        return float(total) / count
 
     def ascent(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """What unlearning climbs, of a batch's logits [B, C] and labels [B]."""

@@ -5,6 +5,7 @@ The authors pair a BatchNorm with the convolution registered before it, which on
 it is the one whose output it gets (bdray.channels), and other BatchNorms are left alone.
 """
 
+import functools
 from typing import Any, ClassVar
 
 import pyarrow as pa
@@ -31,7 +32,7 @@ class Clp(Defense):
     (n - 1) / sqrt(n) above, so that narrow layers need a lower one: 3 spares every layer of fewer than 11 channels."""
 
     def check_model(self, task: Task, splits: Splits) -> None:
-        if not sites(task.build(splits, torch.Generator()), task, splits):
+        if not prunable(task, len(splits.classes), tuple(splits.train.inputs.shape[1:])):
             raise Incompatible(
                 f"the defense 'clp' finds no BatchNorm after a convolution in the model {task.model.name!r}; choose another"
             )
@@ -55,6 +56,14 @@ class Clp(Defense):
     def threshold(self, bounds: Tensor) -> float:
         """Above which a channel of this layer is pruned."""
         return float(bounds.mean() + self.u * bounds.std(correction=min(1, len(bounds) - 1)))
+
+
+@functools.lru_cache(maxsize=8)
+def prunable(task: Task, classes: int, shape: tuple[int, ...]) -> bool:
+    """Whether a fresh model of this task has such layers; the same for every setting."""
+    nothing = Samples(torch.empty(0, *shape, dtype=torch.uint8), torch.empty(0, dtype=torch.int64))
+    splits = Splits(nothing, nothing, nothing, [str(c) for c in range(classes)])
+    return bool(sites(task.build(splits, torch.Generator()), task, splits))
 
 
 def sites(model: nn.Module, task: Task, splits: Splits) -> list[tuple[str, nn.Module, nn.Module]]:

@@ -28,6 +28,7 @@ class Dbr(Defense):
 
     needs: ClassVar[frozenset[str]] = frozenset({"train"})
     modalities: ClassVar[frozenset[str]] = frozenset({"image"})
+    flags: ClassVar[bool] = True
 
     alpha_c: Share = 0.20
     """Samples taken for clean, those whose features change least / training samples."""

@@ -15,6 +15,7 @@ class PerfectFilter(Defense):
     """Needs the truth, which no defender has."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"train", "truth"})
+    flags: ClassVar[bool] = True
 
     def defend(self, evidence: Evidence, task: Task, rng: torch.Generator, report: Report) -> Defended:
         assert evidence.truth is not None

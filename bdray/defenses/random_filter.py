@@ -15,6 +15,7 @@ class RandomFilter(Defense):
     """Uses the truth only for the number of poisoned samples."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"train", "truth"})
+    flags: ClassVar[bool] = True
 
     def defend(self, evidence: Evidence, task: Task, rng: torch.Generator, report: Report) -> Defended:
         assert evidence.truth is not None

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bdray.claims import Claims
+from bdray.defenses import Defense
 from bdray.experiment import Experiment, check_data, load, unfinished_row
 from bdray.launch.cells import run_cells
 from bdray.launch.connect import Resources, connected
@@ -173,14 +174,20 @@ class _Checked:
 
     def _reason(self, experiment: Experiment) -> str:
         task, defense = experiment.task, experiment.defense
-        once = (task, experiment.attack, defense.name, defense.clean, defense.shots)
+        plain = type(defense).check is Defense.check  # which asks for the amount of clean data, and for no other field
+        own = (defense.name, defense.clean, defense.shots) if plain else defense.model_copy(update={"seed": 0})
+        once = (task, experiment.attack, defense.name)
         model = (id(task), id(defense))
         try:
             if once not in self.data:
                 check_data(experiment, self.root)
                 self.data.add(once)
-            elif model not in self.models:
-                defense.check_model(task, load(task.data, self.root))
+            else:
+                if (task, own) not in self.data:
+                    defense.check(load(task.data, self.root))
+                if model not in self.models:
+                    defense.check_model(task, load(task.data, self.root))
+            self.data.add((task, own))
             self.models.add(model)
         except Incompatible as reason:
             return str(reason)

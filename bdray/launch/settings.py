@@ -52,14 +52,14 @@ def check_search(sweep: Sweep) -> None:
 
 
 def _check_flags(sweep: Sweep) -> None:
-    """What never sees the training set flags nothing in it; whether the others do only their rows can tell."""
+    """The objective is what was kept and flagged."""
     for cell in cells_of(sweep, drawn(sweep, 0)):
         defense = cell.experiment.defense
-        if "train" not in defense.needs:
+        if not defense.flags:
             raise BadInput(
-                f"the sweep {sweep.name!r} has the objective 'training', and the defense {defense.name!r} never sees the "
-                "training set, so that there is nothing that it kept or flagged; choose the objective 'defender', or a defense "
-                "that filters"
+                f"the sweep {sweep.name!r} has the objective 'training', and the defense {defense.name!r} takes no training "
+                "sample for poison, so that there is nothing that it kept or flagged; choose the objective 'defender', or a "
+                "defense that filters"
             )
 
 

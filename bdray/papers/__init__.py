@@ -74,6 +74,8 @@ ADVRBD = Paper(
     drops_target=True,
     notes=(
         "the paper gives no seeds and no spread; its target class is 1",
+        "its PhysicalBA transforms clean images too, ours the poisoned ones alone, whose black edges help to tell them",
+        "attacks are matched by name and rate, not by their other fields",
         "its pictures are Hello Kitty and Firefox, ours are drawn unless a file is given",
         "its ASR before counts samples of the target class too, and TaCT's counts every class, ours only the source class",
     ),
