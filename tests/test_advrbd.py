@@ -285,7 +285,7 @@ def test_the_rest_is_learnt_once_an_epoch_beside_a_draw_of_what_is_unlearnt() ->
 @pytest.mark.parametrize("bn", ["joint", "frozen"])
 def test_the_statistics_of_batchnorm(bn: Any) -> None:
     """joint: of what is learnt and unlearnt as one batch; frozen: left as they are, and used."""
-    model = Watched()
+    model = Watched().train(bn == "frozen")  # however the partition left it
     model.norm.register_buffer("running_mean", torch.full((3,), 0.5))
     before = copy.deepcopy(model.norm.state_dict())
     unlearnt(AdvrBD(bn=bn, batch=4), model, bright([51, 51, 51, 51, 255, 255], 0), torch.arange(6) >= 4)
@@ -300,8 +300,8 @@ def test_the_statistics_of_batchnorm(bn: Any) -> None:
         assert not torch.equal(after["weight"], before["weight"])
 
 
-@pytest.mark.parametrize("augment", [False, True])
-def test_augmented_as_the_victim_was(monkeypatch: pytest.MonkeyPatch, augment: bool) -> None:
+@pytest.mark.parametrize(("own", "augment"), [(True, False), (True, True), (False, True)])
+def test_augmented_as_the_victim_was_if_at_all(monkeypatch: pytest.MonkeyPatch, own: bool, augment: bool) -> None:
     seen: list[int] = []
 
     def spy(self: Task, samples: Samples, draw: torch.Generator) -> Samples:
@@ -310,8 +310,8 @@ def test_augmented_as_the_victim_was(monkeypatch: pytest.MonkeyPatch, augment: b
 
     monkeypatch.setattr(type(TASK), "augment", spy)
     recipe = PLAIN.model_copy(update={"augment": augment})
-    unlearnt(AdvrBD(), Line(), bright([1, 2, 3, 4]), torch.arange(4) >= 3, recipe)
-    assert seen == ([4] if augment else [])
+    unlearnt(AdvrBD(augment=own), Line(), bright([1, 2, 3, 4]), torch.arange(4) >= 3, recipe)
+    assert seen == ([4] if own and augment else [])
 
 
 @pytest.mark.parametrize("epochs", [1, 3])

@@ -53,6 +53,9 @@ class AdvrBD(Defense):
     """Of unlearning and learning."""
     batch: BatchSize = 128
     """Samples a step of each kind: to learn, and to unlearn."""
+    augment: bool = False
+    """Whether the samples are augmented in warm-up and unlearning, as the victim's recipe has it. What the partition looks for
+    must have been learnt by then, and a patch that a crop may cut off is learnt much later."""
     cap: Literal["loss", "flooding", "accuracy"] = "loss"
     """Unlearning is ascent on the cross-entropy. loss: a sample that has reached `level` no longer counts; flooding: the mean
     is drawn to `level` from either side; accuracy: a batch is unlearnt while more than `keep` of it is right."""
@@ -95,7 +98,8 @@ class AdvrBD(Defense):
         train = Samples(evidence.train.inputs.to(device()), evidence.train.targets.to(device()))
         recipe, stages = evidence.training.model_copy(update={"workers": 1}), Stages(task, rng, report)
         model = task.build(evidence.splits, rng)
-        stages.fit("warmup", model, train, recipe.model_copy(update={"epochs": self.warmup}))
+        augment = self.augment and recipe.augment
+        stages.fit("warmup", model, train, recipe.model_copy(update={"epochs": self.warmup, "augment": augment}))
         evidence.show(0, model=model)
         tell = stages.told("enhancement", self.iterations)
         table = self.enhance(model, train, task, recipe, rng, tell, evidence.show)
@@ -180,7 +184,7 @@ class AdvrBD(Defense):
             for part in parts(learnt[torch.randperm(len(learnt), generator=draw)], self.batch):
                 mine = unlearnt[torch.randperm(len(unlearnt), generator=draw)[: self.batch]]
                 both = train.take(torch.cat([part, mine]).to(device()))
-                batch = task.collate(task.augment(both, draw) if training.augment else both)
+                batch = task.collate(task.augment(both, draw) if self.augment and training.augment else both)
                 with torch.autocast(device().type, torch.bfloat16, enabled=training.precision == "bfloat16"):
                     outputs = model(batch.inputs).float()
                 descent = F.cross_entropy(outputs[: len(part)], batch.targets[: len(part)])
