@@ -1,0 +1,151 @@
+"""AdvrBD: samples per second of its partition, batched against one sample at a time, and what the whole costs.
+
+The partition: the same code and settings (AdvrBD's defaults: a fresh patch a sample, 10 steps of projected ascent), handed all
+samples or, as Algorithm 1 is written, one after another; a ResNet-18 with random weights and noise, in digits' shape and in
+CIFAR's, float32, torch's own number of threads.
+
+The whole: an experiment with the defense advrbd, against the training of its victim, by the same recipe on the same samples;
+and the share of each of its stages, from what it reports. What is left is isolation, moving and building. Each round is
+another seed.
+
+    python benchmarks/advrbd.py [--wide] [--rounds 5] [--samples 0] [--alone 32] [--whole 3] [--quick] [--data DIR]
+        [task.data=cifar10 defense.warmup=10 ...]          # of the whole, as for `bdray run`; by default digits and blend
+"""
+
+import argparse
+import statistics
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from _measure import in_turns, machine, markdown, ratio, seconds
+
+from bdray.data import Samples, Splits
+from bdray.defenses._partition import divergences
+from bdray.defenses.advrbd import AdvrBD
+from bdray.experiment import Experiment, run
+from bdray.overrides import experiment_config
+from bdray.results import Row
+from bdray.seeds import rng
+from bdray.store import Store
+from bdray.training import device, place
+
+SIZES = {"digits": 16, "cifar10": 32}
+SAMPLES = {("digits", 8): 2048, ("cifar10", 8): 512, ("digits", 64): 128, ("cifar10", 64): 64}
+"""Handed over at once in a round on a CPU, 3 to 15 seconds on two cores; on a GPU 16 times as many."""
+QUICK = ["training.epochs=3", "defense.warmup=3", "defense.iterations=3", "defense.lr=0.01"]
+
+
+def partition(data: str, width: int) -> Callable[[int, bool], None]:
+    """Finds the divergences of so many samples, together or one after another."""
+    task = Experiment.of({"task": {"name": "image", "data": data, "model": {"name": "resnet18", "width": width}}}).task
+    draw, defense = rng(0, "noise"), AdvrBD()
+    pixels = torch.randint(256, (1, 3, SIZES[data], SIZES[data]), generator=draw, dtype=torch.uint8)
+    one = Samples(pixels, torch.zeros(1, dtype=torch.int64))
+    model = place(task.build(Splits(one, one, one, tuple("0123456789")), rng(0)))
+    how, patches = defense.perturbation(one), torch.Generator(device()).manual_seed(0)
+
+    def work(count: int, together: bool) -> None:
+        noise = torch.randint(256, (count, *pixels.shape[1:]), generator=draw, dtype=torch.uint8)
+        samples = Samples(noise, torch.zeros(count, dtype=torch.int64)).to(device())
+        for part in [samples] if together else [samples.take(torch.tensor([i])) for i in range(count)]:
+            divergences(model, part, task, how, patches, defense.masks)
+
+    return work
+
+
+def partitions(widths: list[int], rounds: int, count: int, alone: int) -> list[list[str]]:
+    """A line for each data set and width."""
+    lines = []
+    for data in SIZES:
+        for width in widths:
+            work = partition(data, width)
+            many = count or SAMPLES[data, width] * (16 if torch.cuda.is_available() else 1)
+            speeds: dict[str, Callable[[], float]] = {
+                "batched": lambda work=work, many=many: many / seconds(lambda: work(many, True)),  # type: ignore[misc]
+                "alone": lambda work=work: alone / seconds(lambda: work(alone, False)),  # type: ignore[misc]
+            }
+            work(2, False)
+            work(min(many, 256), True)
+            found = in_turns(speeds, rounds)
+            middle, least, most = ratio(found, "batched", "alone")
+            lines.append(
+                [
+                    f"{data}, {width}",
+                    f"{rounds} x {many} and {alone}",
+                    *(f"{statistics.median(found[name]):.1f}" for name in speeds),
+                    f"{middle:.1f} ({least:.1f} to {most:.1f})",
+                ]
+            )
+    return lines
+
+
+def shares(store: Store, row: Row) -> dict[str, float]:
+    """Seconds of each stage / seconds of the whole; what is left is the last."""
+    table = store.table("curves", row.key)
+    assert table is not None
+    points = [p for p in table.to_pylist() if p["of"] == "defense" and p["metric"].endswith("_seconds")]
+    found: dict[str, float] = {}
+    for point in points:
+        stage = point["metric"].removesuffix("_seconds").removeprefix("enhancement_")
+        so_far = found.get(stage, 0.0) if point["metric"].startswith("enhancement_") else 0.0  # the others count up
+        found[stage] = so_far + point["value"]
+    found["the rest"] = row.seconds - sum(found.values())
+    return {stage: value / row.seconds for stage, value in found.items()}
+
+
+def whole(words: list[str], seeds: int, data: Path) -> str:
+    """A line a stage, and one of all of them."""
+    times, parts, clean = [], [], []
+    with tempfile.TemporaryDirectory() as folder:
+        store = Store(folder)
+        for seed in range(seeds):
+            row = run(Experiment.of(experiment_config(["defense=advrbd", *words, f"seed={seed}"])), store, data)
+            flags = store.table("flags", row.key)
+            assert flags is not None
+            flagged = sum(line["flagged_poisoned"] + line["flagged_clean"] for line in flags.to_pylist())
+            clean.append(1 - flagged / row.trained_on)
+            times.append((row.seconds, row.victim_seconds))
+            parts.append(shares(store, row))
+    print(
+        f"\n{row.data}/{row.model}, {row.trained_on} training samples; of them isolated as clean: "
+        f"{', '.join(f'{100 * share:.0f} %' for share in clean)}\n"
+    )
+    lines = [["the whole", str(seeds), _spread([mine / plain for mine, plain in times], ".2f")]]
+    for stage in parts[0]:
+        per_plain = [part[stage] * mine / plain for part, (mine, plain) in zip(parts, times, strict=True)]
+        share = statistics.median(part[stage] for part in parts)
+        lines.append([f"{stage}: {100 * share:.0f} % of it", str(seeds), _spread(per_plain, ".2f")])
+    middle = statistics.median(plain for _, plain in times)
+    heads = ["stage", "n", f"multiples of one plain training ({middle:.1f} s): median (least to most)"]
+    return markdown(heads, lines)
+
+
+def _spread(values: list[float], form: str) -> str:
+    return f"{statistics.median(values):{form}} ({min(values):{form}} to {max(values):{form}})"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("words", nargs="*", help="path=value of the whole's experiment")
+    parser.add_argument("--wide", action="store_true", help="the partition also on a net of width 64")
+    parser.add_argument("--rounds", type=int, default=5, help="of the partition")
+    parser.add_argument("--samples", type=int, default=0, help="handed over at once; 0: as many as take some seconds")
+    parser.add_argument("--alone", type=int, default=32, help="samples handed over one after another")
+    parser.add_argument("--whole", type=int, default=3, help="seeds of the whole; 0: none")
+    parser.add_argument("--data", type=Path, default=Path("data"), help="the data folder")
+    parser.add_argument("--quick", action="store_true", help="one round, fewer samples, and one whole of a few epochs")
+    options = parser.parse_args()
+    print(machine())
+    rounds, alone = (1, 8) if options.quick else (options.rounds, options.alone)
+    lines = partitions([8, 64] if options.wide else [8], rounds, options.samples or (256 if options.quick else 0), alone)
+    heads = ["ResNet-18 on, of width", "n", "batched, samples/s", "one at a time, samples/s"]
+    print(markdown([*heads, "times faster: median (least to most)"], lines))
+    seeds = min(options.whole, 1) if options.quick else options.whole
+    if seeds:
+        print(whole([*(QUICK if options.quick else []), *options.words], seeds, options.data))
+
+
+if __name__ == "__main__":
+    main()
