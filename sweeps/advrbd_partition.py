@@ -19,7 +19,8 @@ sweep = Sweep(
         "training": {"epochs": 30, "lr": 0.1, "schedule": "onecycle", "precision": "bfloat16"},
         "defense": {
             "name": "advrbd",
-            "warmup": 10,
+            "warmup": tune.choice([5, 10, 20]),
+            "augment": tune.choice([False, True]),
             "partition_rate": tune.loguniform(0.01, 0.1),
             "iterations": tune.choice([1, 2, 4]),
             "radius": tune.uniform(0.0625, 0.25),
