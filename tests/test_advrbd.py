@@ -410,6 +410,14 @@ def test_a_team_of_one_trains_in_the_defense(monkeypatch: pytest.MonkeyPatch) ->
     assert {recipe.workers for *_, recipe in found.stages} == {1}
 
 
+@pytest.mark.parametrize("augment", [False, True])
+def test_the_clean_model_is_trained_as_the_victim_was(monkeypatch: pytest.MonkeyPatch, augment: bool) -> None:
+    """With its augmentation, whatever is done in the warm-up."""
+    monkeypatch.setattr("tests.test_advrbd.PLAIN", PLAIN.model_copy(update={"augment": True}))
+    found = Defending(monkeypatch, bright(VALUES, torch.tensor(LABELS)), augment=augment)
+    assert [recipe.augment for *_, recipe in found.stages] == [augment, True]
+
+
 # The whole
 
 
