@@ -1,5 +1,7 @@
 """Every architecture: it is the published one at the published width, and it can be built narrow and for any images."""
 
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -202,3 +204,22 @@ def test_convolutions_start_as_torchvisions(name: str, channels: int) -> None:
         if isinstance(module, nn.Conv2d) and module.weight.numel() > 250:
             fan_out = module.out_channels * module.kernel_size[0] * module.kernel_size[1]
             assert float(module.weight.detach().std()) == pytest.approx((2 / fan_out) ** 0.5, rel=0.2)
+
+
+ODD = """
+import torch
+from torch import nn
+from bdray.models import Model
+torch.set_num_threads(2)
+for name in ("resnet18", "preact_resnet18"):
+    net = Model.of({"name": name, "width": 8}).build(10, (3, 16, 16)).to(memory_format=torch.channels_last)
+    for size in (129, 141):
+        net(torch.rand(size, 3, 16, 16).to(memory_format=torch.channels_last)).square().sum().backward()
+print("alive")
+"""
+
+
+def test_a_batch_of_an_odd_size_on_two_threads() -> None:
+    """oneDNN's backward pass of a strided 1x1 convolution of few channels crashes there."""
+    found = subprocess.run([sys.executable, "-c", ODD], capture_output=True, text=True)
+    assert (found.returncode, found.stdout) == (0, "alive\n"), found.stderr

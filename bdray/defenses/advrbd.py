@@ -33,7 +33,7 @@ class AdvrBD(Defense):
     flags: ClassVar[bool] = True
 
     warmup: Count = 20
-    """Epochs on the whole training set before the first partition, by the victim's recipe."""
+    """Epochs on the whole training set before the first partition, otherwise by the victim's recipe; see `augment`."""
     partition_rate: Positive = 0.01
     """Samples newly taken for clean in an iteration / training samples."""
     iterations: Count = 10

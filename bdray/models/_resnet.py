@@ -12,6 +12,19 @@ def stem(channels: int, width: int, small: bool) -> nn.Conv2d:
     return nn.Conv2d(channels, width, 7, stride=2, padding=3, bias=False)
 
 
+class Shortcut(nn.Conv2d):
+    """A 1x1 convolution whose stride is taken first, which comes to the same. oneDNN's backward pass of a strided one writes
+    past its workspace where a channels-last input has fewer than 16 channels (uxlfoundation/oneDNN issue 6035): on two threads
+    a batch of an odd size crashes."""
+
+    def __init__(self, inside: int, out: int, stride: int) -> None:
+        super().__init__(inside, out, 1, bias=False)
+        self.steps = stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x[:, :, :: self.steps, :: self.steps])
+
+
 class BasicBlock(nn.Module):
     """conv-BN-ReLU-conv-BN plus the shortcut, then ReLU. Names as in torchvision."""
 
@@ -23,7 +36,7 @@ class BasicBlock(nn.Module):
         self.bn2 = nn.BatchNorm2d(out)
         self.downsample: nn.Module | None = None
         if stride != 1 or inside != out:
-            self.downsample = nn.Sequential(nn.Conv2d(inside, out, 1, stride, bias=False), nn.BatchNorm2d(out))
+            self.downsample = nn.Sequential(Shortcut(inside, out, stride), nn.BatchNorm2d(out))
 
     def forward(self, x: Tensor) -> Tensor:
         shortcut = x if self.downsample is None else self.downsample(x)
@@ -42,7 +55,7 @@ class PreActBlock(nn.Module):
         self.conv2 = nn.Conv2d(out, out, 3, padding=1, bias=False)
         self.shortcut: nn.Module | None = None
         if stride != 1 or inside != out:
-            self.shortcut = nn.Conv2d(inside, out, 1, stride, bias=False)
+            self.shortcut = Shortcut(inside, out, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         active = F.relu(self.bn1(x), inplace=self.shortcut is not None)
