@@ -111,7 +111,7 @@ FILTERS = {
     # partition rate: (attack, ASR after, kept, flagged)
     0.1: [("badnets", 0.2, 0.9, 0.3), ("blend", 0.2, 0.7, 0.3)],
     0.2: [("badnets", 0.9, 0.9, 0.1), ("blend", 0.9, 0.9, 0.1)],
-    0.3: [("badnets", 0.1, 0.99, float("nan")), ("blend", 0.1, 0.99, float("nan"))],  # nothing flagged
+    0.3: [("badnets", 0.1, 0.99, 1.0), ("blend", 0.1, 0.99, 1.0)],  # nothing flagged
 }
 
 
