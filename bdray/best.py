@@ -33,7 +33,6 @@ COLUMNS = (
     "asr_worst",
     "front",
 )
-"""Each agreement and what is left are as the objective counts them: of nothing flagged, all."""
 HEADS = {
     "defender_mean": "defender",
     "defender_worst": "worst",
@@ -120,7 +119,7 @@ def _record(setting: str, rows: list[Mapping[str, Any]], aim: Objective) -> dict
         "held_utility_after": _mean([row["held_utility_after"] for row in rows]),
         "proxy": _mean([replace(aim, kind="defender").left(row) for row in rows]),
         "kept_agreement": _mean([row["kept_agreement"] for row in rows]),
-        "flagged_agreement": _mean([replace(aim, kind="training").left(row) for row in rows]),
+        "flagged_agreement": _mean([row["flagged_agreement"] for row in rows]),
         "utility_after": _mean([row["utility_after"] for row in rows]),
         "asr_after": _mean([row["asr_after"] for row in rows]),
         "asr_worst": max((row["asr_after"] for row in rows if row["asr_after"] is not None), default=None),

@@ -301,7 +301,9 @@ def _run(
     reset_peak_memory()
     started = time.perf_counter()
     draw = rng(experiment.seed, "defense", defense.seed)
-    defended = defense.defend(evidence._replace(show=lambda *what, **named: look(*what, **named)), task, draw, curve)
+    # A closure: `look` itself has the truth in a field.
+    evidence = evidence._replace(show=lambda *what, **named: look(*what, **named))
+    defended = defense.defend(evidence, task, draw, curve)
     seconds = time.perf_counter() - started - look.seconds
     memory = peak_memory()
     after = evaluate(defended.model, experiment, victim.patterns, splits)

@@ -54,15 +54,17 @@ class Published:
     """The cells of a paper, found by an experiment's dict."""
 
     def __init__(self, paper: Paper) -> None:
-        self.cells = paper.cells()
+        self.cells, self._own = paper.cells(), paper.own
         self._alike: dict[tuple[str, str, str], list[Cell]] = defaultdict(list)
         for cell in self.cells:
             self._alike[cell.data, cell.model, cell.attack].append(cell)
 
     def beside(self, config: Config) -> Cell | None:
         """The cell with the same data set, model, attack and defense, of the nearest poison rate; an attack of rate 0 is
-        none."""
+        none, and a defense with a remedy of ours is not the published one."""
         task, attack, defense = config["task"], config["attack"], config["defense"]
+        if any(defense.get(name, value) != value for name, value in self._own.get(defense["name"], {}).items()):
+            return None
         rate = attack.get("rate", 0.0)
         alike = self._alike.get((task["data"]["name"], task["model"]["name"], attack["name"] if rate else "none"), [])
         fits = [cell for cell in alike if cell.defense == defense["name"] and cell.setting.items() <= defense.items()]

@@ -103,6 +103,18 @@ def markdown(heads: list[str], lines: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
+def stages(curves: Any) -> dict[str, float]:
+    """Seconds of each stage that a defense reported in its curves (a table, or None): of a training the last count, of what an
+    iteration reports the sum."""
+    found: dict[str, float] = {}
+    for point in curves.to_pylist() if curves is not None else []:
+        if point["of"] == "defense" and point["metric"].endswith("_seconds"):
+            stage = point["metric"].removesuffix("_seconds").removeprefix("enhancement_")
+            so_far = found.get(stage, 0.0) if point["metric"].startswith("enhancement_") else 0.0
+            found[stage] = so_far + point["value"]
+    return found
+
+
 def seconds(work: Callable[[], object]) -> float:
     """Wall seconds of one call, on a GPU until it is really done."""
     started = time.perf_counter()

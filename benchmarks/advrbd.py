@@ -19,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from _measure import in_turns, machine, markdown, ratio, seconds
+from _measure import in_turns, machine, markdown, ratio, seconds, stages
 
 from bdray.data import Samples, Splits
 from bdray.defenses._partition import divergences
@@ -83,14 +83,7 @@ def partitions(widths: list[int], rounds: int, count: int, alone: int) -> list[l
 
 def shares(store: Store, row: Row) -> dict[str, float]:
     """Seconds of each stage / seconds of the whole; what is left is the last."""
-    table = store.table("curves", row.key)
-    assert table is not None
-    points = [p for p in table.to_pylist() if p["of"] == "defense" and p["metric"].endswith("_seconds")]
-    found: dict[str, float] = {}
-    for point in points:
-        stage = point["metric"].removesuffix("_seconds").removeprefix("enhancement_")
-        so_far = found.get(stage, 0.0) if point["metric"].startswith("enhancement_") else 0.0  # the others count up
-        found[stage] = so_far + point["value"]
+    found = stages(store.table("curves", row.key))
     found["the rest"] = row.seconds - sum(found.values())
     return {stage: value / row.seconds for stage, value in found.items()}
 

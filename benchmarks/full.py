@@ -12,9 +12,8 @@ import argparse
 import time
 from pathlib import Path
 
-import pyarrow as pa
 import pyarrow.parquet as pq
-from _measure import machine, markdown
+from _measure import machine, markdown, stages
 
 from bdray.experiment import Experiment, run
 from bdray.results import Row, to_table
@@ -37,17 +36,6 @@ def config(attack: str, defense: str, options: argparse.Namespace) -> Config:
         "attack": {"name": attack, "preset": "advrbd"},
         "defense": defense,
     }
-
-
-def stages(curves: pa.Table | None) -> dict[str, float]:
-    """Seconds of each stage that a defense reported: of a training its last count, of what repeats the sum."""
-    found: dict[str, float] = {}
-    for line in curves.to_pylist() if curves is not None else []:
-        if line["of"] == "defense" and line["metric"].endswith("_seconds"):
-            name = line["metric"].removesuffix("_seconds")
-            repeats = name in ("enhancement_partition", "enhancement_unlearning")
-            found[name] = line["value"] + (found.get(name, 0.0) if repeats else 0.0)
-    return found
 
 
 def main() -> None:

@@ -294,12 +294,11 @@ def test_plan_looks_at_every_setting_of_a_defense(store: Store) -> None:
 
 
 def test_plan_looks_at_a_setting_once_for_all_attacks(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Besides once for each attack, where data and model are checked together."""
     looked = []
     monkeypatch.setattr(Nft, "fits", lambda self, model, task: looked.append(self.lr))
     defense = quick("nft", lr=tune.loguniform(0.01, 0.5))
     plan(Sweep(space=tiny_config(attack=["badnets", "blend"], defense=defense), samples=5, name="x"), store, Path())
-    assert len(looked) == 2 + (5 - 1)
+    assert len(looked) == 5
 
 
 def test_plan_refuses_what_can_never_run(store: Store, tmp_path: Path) -> None:

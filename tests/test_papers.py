@@ -193,6 +193,10 @@ class TestCounterparts:
         ]
         assert beside(ours("sig", "advrbd")) == []
 
+    def test_a_remedy_of_ours_is_not_the_published_defense(self) -> None:
+        for balanced in (True, False):
+            assert bool(beside(ours("sig", {"name": "advrbd", "relabel": False, "balanced": balanced}))) is not balanced
+
     def test_the_order_is_the_papers(self) -> None:
         names = [("wanet", "none"), ("badnets", "abl"), ("badnets", "clp"), ("badnets", "none")]
         found = beside(*(ours(attack, defense) for attack, defense in names))

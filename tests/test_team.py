@@ -58,7 +58,7 @@ def in_team(size: int, function: Any, *arguments: Any) -> list[Any]:
         for job in jobs:
             job.join(120)
         assert [job.exitcode for job in jobs] == [0] * size
-        return [torch.load(f"{folder}/{rank}") for rank in range(size)]
+        return [torch.load(f"{folder}/{rank}", weights_only=True) for rank in range(size)]
 
 
 def _member(rank: int, size: int, port: int, path: str, function: Any, arguments: tuple[Any, ...]) -> None:

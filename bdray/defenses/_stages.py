@@ -30,8 +30,7 @@ class Stages:
         has no bottom."""
         seed = int(torch.randint(2**62, (1,), generator=self.rng))
         fit(model, samples, self.task, training, seed, self.told(stage, training.epochs), loss=loss)
-        if not all(bool(p.isfinite().all()) for p in model.parameters()):
-            raise FloatingPointError(f"the weights are no longer finite after {stage}; lower the lr ({training.lr:g})")
+        check_finite(model, stage, f"the lr ({training.lr:g})")
         return model
 
     def told(self, stage: str, epochs: int) -> Report:
@@ -43,6 +42,12 @@ class Stages:
             self.report(before + step, **{f"{stage}_{name}": value for name, value in metrics.items()})
 
         return tell
+
+
+def check_finite(model: nn.Module, stage: str, cause: str) -> None:
+    """Raise FloatingPointError for a model that ascent has ruined: after the last step no loss says so."""
+    if not all(bool(p.isfinite().all()) for p in model.parameters()):
+        raise FloatingPointError(f"the weights are no longer finite after {stage}; lower {cause}")
 
 
 def portion(field: str, share: float, samples: int) -> int:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from bdray.data import Samples, Splits
 from bdray.defenses import Defended, Defense, Evidence, Show
 from bdray.defenses._partition import Perturbation, divergences
-from bdray.defenses._stages import Stages
+from bdray.defenses._stages import Stages, check_finite
 from bdray.spec import BadInput, BatchSize, Count, NonNegative, Positive, Share
 from bdray.task import Task
 from bdray.training import Report, Training, device, parts
@@ -193,8 +193,7 @@ class AdvrBD(Defense):
                 loss.backward()
                 optimizer.step()
                 total, count = total + descent.detach() * len(part), count + len(part)
-        if not (total.isfinite() and all(bool(p.isfinite().all()) for p in model.parameters())):
-            raise FloatingPointError(f"unlearning diverged; lower defense.lr ({self.lr:g}) or defense.level ({self.level:g})")
+        check_finite(model, "unlearning", f"defense.lr ({self.lr:g}) or defense.level ({self.level:g})")
         return float(total) / count
 
     def ascent(self, outputs: Tensor, targets: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from bdray.data import Samples, Splits
 from bdray.defenses import Defended, Defense, Evidence
 from bdray.defenses._features import features, head
-from bdray.defenses._stages import Stages, portion
+from bdray.defenses._stages import Stages, check_finite, portion
 from bdray.spec import Amount, BadInput, BatchSize, Count, Incompatible, NonNegative, Positive, Share
 from bdray.task import Task
 from bdray.training import Report, Training, batches, device
@@ -130,13 +130,14 @@ class Dbr(Defense):
     def remove(self, model: nn.Module, poison: Samples, clean: Samples, stages: Stages) -> None:
         """In turns a pass of ascent on the poison and one of descent on the clean samples, in place, with one optimizer.
 
-        Raises FloatingPointError when a loss is no longer finite.
+        Raises FloatingPointError when a loss, or at last a weight, is no longer finite.
         """
         optimizer = self.recipe(lr=self.removal_lr).optimizer(model.parameters())
         tell = stages.told("removal", self.removal_epochs)
         for epoch in range(1, self.removal_epochs + 1):
             climbed = one_pass(model, poison, stages, optimizer, self.batch, ascend=True)
             tell(epoch, poison_loss=climbed, clean_loss=one_pass(model, clean, stages, optimizer, self.batch))
+        check_finite(model, "removal", f"dbr.removal_lr ({self.removal_lr:g})")
 
 
 def one_pass(

@@ -8,14 +8,14 @@ import random
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from bdray.claims import Claims
 from bdray.defenses import Defense
-from bdray.experiment import Experiment, check_data, load, unfinished_row
+from bdray.experiment import Experiment, load, unfinished_row
 from bdray.launch.cells import run_cells
 from bdray.launch.connect import Resources, connected
 from bdray.launch.expand import Cell, expand
@@ -160,8 +160,7 @@ class _Checked:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.data: set[tuple[Any, ...]] = set()
-        self.models: set[tuple[int, int]] = set()
+        self.passed: set[tuple[Any, ...]] = set()
         self.reasons: dict[tuple[int, ...], str] = {}
 
     def reason(self, cell: Cell) -> str:
@@ -173,25 +172,23 @@ class _Checked:
         return self.reasons[parts]
 
     def _reason(self, experiment: Experiment) -> str:
-        task, defense = experiment.task, experiment.defense
+        task, attack, defense = experiment.task, experiment.attack, experiment.defense
         plain = type(defense).check is Defense.check  # which asks for the amount of clean data, and for no other field
         own = (defense.name, defense.clean, defense.shots) if plain else defense.model_copy(update={"seed": 0})
-        once = (task, experiment.attack, defense.name)
-        model = (id(task), id(defense))
         try:
-            if once not in self.data:
-                check_data(experiment, self.root)
-                self.data.add(once)
-            else:
-                if (task, own) not in self.data:
-                    defense.check(load(task.data, self.root))
-                if model not in self.models:
-                    defense.check_model(task, load(task.data, self.root))
-            self.data.add((task, own))
-            self.models.add(model)
+            experiment.check()
+            splits = load(task.data, self.root)
+            self._once((task, attack), lambda: attack.check(splits))
+            self._once((task, own), lambda: defense.check(splits))
+            self._once((id(task), id(defense)), lambda: defense.check_model(task, splits))
         except Incompatible as reason:
             return str(reason)
         return ""
+
+    def _once(self, what: tuple[Any, ...], check: Callable[[], None]) -> None:
+        if what not in self.passed:
+            check()
+            self.passed.add(what)
 
 
 def launch(found: Plan, store: Store, root: Path, address: str | None = None) -> int:

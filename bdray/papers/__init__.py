@@ -47,6 +47,8 @@ class Paper:
     """Of each data set the test samples before and after a defense, for accuracy and ASR alike; empty where unknown."""
     drops_target: bool = False
     """The accuracy after a defense leaves out the target class, which the accuracy before does not."""
+    own: dict[str, Config] = field(default_factory=dict)
+    """By defense, the value at which a field that is ours leaves it as published."""
     notes: tuple[str, ...] = ()
     """What else differs from how we measure."""
 
@@ -72,6 +74,7 @@ ADVRBD = Paper(
     # of them after it. After it they are the samples outside the target class.
     tests={"imagenette": (1000, 361), "cifar10": (1000, 910), "cifar100": (1000, 988), "tiny_imagenet": (2000, 1987)},
     drops_target=True,
+    own={"advrbd": {"balanced": False}},
     notes=(
         "the paper gives no seeds and no spread; its target class is 1",
         "its PhysicalBA transforms clean images too, ours the poisoned ones alone, whose black edges help to tell them",
