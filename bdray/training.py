@@ -64,10 +64,15 @@ class Training(Spec):
         return self.lr
 
     def optimizer(self, parameters: Any) -> torch.optim.Optimizer:
-        """SGD over parameters."""
+        """SGD over parameters on the device; on a GPU in one kernel, since a small net waits for its kernels' launches."""
+        fused = device().type == "cuda" or None
         return torch.optim.SGD(
-            parameters, self.lr, momentum=self.momentum, weight_decay=self.weight_decay, nesterov=self.nesterov
+            parameters, self.lr, momentum=self.momentum, weight_decay=self.weight_decay, nesterov=self.nesterov, fused=fused
         )
+
+    def forward(self) -> torch.autocast:
+        """The context of a forward pass in this precision."""
+        return torch.autocast(device().type, torch.bfloat16, enabled=self.precision == "bfloat16")
 
 
 class Team(NamedTuple):
@@ -160,7 +165,7 @@ def fit(
             batch = task.collate(task.augment(mine, own) if training.augment else mine)
             if adversary is not None:
                 batch = adversary(model, batch)
-            with torch.autocast(device().type, torch.bfloat16, enabled=training.precision == "bfloat16"):
+            with training.forward():
                 value = loss(learner, batch)
             optimizer.zero_grad()
             # The team's gradients are averaged: unequal shares count by their size.

@@ -1,41 +1,73 @@
-"""AdvrBD's eight attacks at full size on one accelerator, without Ray: CIFAR-10, ResNet-18, its paper's attack settings,
-against `none`, AdvrBD, NFT, fine-tuning and ABL, in that order as far as the minutes reach. The same command goes on where it
-stopped.
+"""Cells without Ray, on one machine that may lack it: several processes take them from a list. By itself the list is AdvrBD's
+eight attacks at full size (CIFAR-10, ResNet-18, its paper's attack settings) against `none`, AdvrBD, NFT, fine-tuning, AdvrBD
+with our remedy and ABL, in that order as far as the minutes reach. The same command goes on where it stopped.
 
 Every row is written to the store at once, and all of them to one Parquet file; the table gives clean accuracy, images a second
 of the victim's training, and the seconds of each of AdvrBD's stages.
 
-    python benchmarks/full.py --store DIR --data DIR --out rows.parquet [--minutes 25] [--images 0] [--width 64] [--epochs 30]
+    python benchmarks/full.py --store DIR --data DIR --out rows.parquet [--minutes 25] [--processes 1] [--images 0] [--width 64]
+        [--epochs 15] [--batch 512] [--defenses none advrbd] [--attacks blend badnets]
+    python benchmarks/full.py --store DIR --data DIR --out rows.parquet --cells FILE    # an experiment's dict as JSON a line
+
+One process a GPU is best: several wait for each other there, and one with batches of 512 keeps it busy.
 """
 
 import argparse
+import json
+import multiprocessing
 import time
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from pathlib import Path
 
 import pyarrow.parquet as pq
 from _measure import machine, markdown, stages
 
-from bdray.experiment import Experiment, run
+from bdray.experiment import Experiment, load, run
 from bdray.results import Row, to_table
 from bdray.spec import Config
 from bdray.store import Store
 
 ATTACKS = ("badnets", "blend", "sig", "wanet", "physical", "tact", "adaptive_blend", "adaptive_patch")
-DEFENSES = ("none", "advrbd", "nft", "fine_tuning", "abl")
+ADVRBD: Config = {"name": "advrbd", "batch": 256}
+"""The defaults, in fewer and larger steps; so is ABL, in epochs that fit."""
+DEFENSES: dict[str, Config] = {
+    "none": {"name": "none"},
+    "advrbd": ADVRBD,
+    "nft": {"name": "nft"},
+    "fine_tuning": {"name": "fine_tuning"},
+    "remedy": {**ADVRBD, "preset": "remedy"},
+    "abl": {"name": "abl", "batch": 512, "finetuning_epochs": 15, "finetuning_drop": 10},
+}
 
 
-def config(attack: str, defense: str, options: argparse.Namespace) -> Config:
-    """One cell. The recipe is the one whose accuracy is known in the field: SGD, one cycle, crop and mirror."""
-    return {
-        "task": {
-            "name": "image",
-            "data": {"name": "cifar10", "limit": options.images},
-            "model": {"name": "resnet18", "width": options.width},
-        },
-        "training": {"epochs": options.epochs, "lr": 0.1, "schedule": "onecycle", "precision": "bfloat16"},
-        "attack": {"name": attack, "preset": "advrbd"},
-        "defense": defense,
-    }
+def grid(options: argparse.Namespace) -> list[Config]:
+    """The cells by themselves. The recipe is one whose accuracy is known in the field: SGD, one cycle, crop and mirror; the
+    rate goes with the batch."""
+    rate = 0.1 * options.batch / 128
+    training = {"epochs": options.epochs, "batch": options.batch, "lr": rate, "schedule": "onecycle", "precision": "bfloat16"}
+    model = {"name": "resnet18", "width": options.width}
+    task = {"name": "image", "data": {"name": "cifar10", "limit": options.images}, "model": model}
+    return [
+        {"task": task, "training": training, "attack": {"name": attack, "preset": "advrbd"}, "defense": DEFENSES[defense]}
+        for defense in options.defenses
+        for attack in options.attacks
+    ]
+
+
+def work(config: Config, store: str, data: Path) -> tuple[Row | None, str]:
+    """One cell in a process of its own, whose data its parent has read: the row, and what is to be said of it."""
+    import torch
+
+    torch.set_num_threads(1)
+    torch.backends.cudnn.benchmark = True
+    experiment = Experiment.of(config)
+    said = f"{experiment.attack.name} {experiment.defense.name}"
+    try:
+        row = run(experiment, Store(store), data, "full")
+    except (RuntimeError, ArithmeticError) as error:  # of this cell: its failed row is in the store
+        return None, f"{said}: {error}"
+    scores = f"utility {row.utility_after:.4f} ASR {row.asr_after:.4f} target {row.target_utility_after:.4f}"
+    return row, f"{said}: {row.status} {row.error} {scores} flagged {row.flag_recall:.3f} {row.false_alarm:.3f}"
 
 
 def main() -> None:
@@ -44,34 +76,50 @@ def main() -> None:
     parser.add_argument("--data", required=True, type=Path)
     parser.add_argument("--out", required=True, type=Path, help="a Parquet file of all rows")
     parser.add_argument("--minutes", type=float, default=25, help="none is begun that would end later")
+    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--cells", type=Path, help="a file of experiments, one a line, instead")
     parser.add_argument("--images", type=int, default=0, help="of the training set, 0 for all")
     parser.add_argument("--width", type=int, default=64)
-    parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--epochs", type=int, default=15)
+    parser.add_argument("--batch", type=int, default=512)
+    parser.add_argument("--attacks", nargs="+", default=list(ATTACKS), choices=ATTACKS)
+    parser.add_argument("--defenses", nargs="+", default=list(DEFENSES), choices=list(DEFENSES))
     options = parser.parse_args()
-    store, started, longest, rows = Store(options.store), time.monotonic(), dict.fromkeys(DEFENSES, 0.0), list[Row]()
-    print(machine(), flush=True)
-    for defense in DEFENSES:
-        for attack in ATTACKS:
-            expected = longest[defense] or max(longest.values())
-            if time.monotonic() - started + expected > 60 * options.minutes:
-                continue
-            experiment = Experiment.of(config(attack, defense, options))
-            try:
-                row = run(experiment, store, options.data, "full")
-            except (RuntimeError, ArithmeticError) as error:  # of this cell: its failed row is in the store
-                print(f"{attack} {defense}: {error}", flush=True)
-                continue
-            rows.append(row)
-            longest[defense] = max(longest[defense], row.seconds + (row.victim_seconds if defense == "none" else 0))
-            pq.write_table(to_table(rows), options.out)
-            print(
-                f"{attack} {defense}: {row.status} {row.error} utility {row.utility_after:.4f} ASR {row.asr_after:.4f}",
-                flush=True,
-            )
-    print(table(rows, store, options.epochs))
+    started = time.monotonic()
+    cells = [json.loads(line) for line in options.cells.read_text().splitlines()] if options.cells else grid(options)
+    for data in {Experiment.of(cell).task.data for cell in cells}:
+        load(data, options.data)  # read once, before the processes are forked
+    rows = taken(cells, options, started)
+    print(table(rows, Store(options.store)))
 
 
-def table(rows: list[Row], store: Store, epochs: int) -> str:
+def taken(cells: list[Config], options: argparse.Namespace, started: float) -> list[Row]:
+    """The rows of the cells that could be done in time, in the order of their ends."""
+    waiting, running, rows = list(cells), dict[Future[tuple[Row | None, str]], tuple[str, float]](), list[Row]()
+    longest = dict[str, float]()
+    with ProcessPoolExecutor(options.processes, multiprocessing.get_context("fork")) as pool:
+        print(pool.submit(machine).result(), flush=True)
+        while waiting or running:
+            while waiting and len(running) < options.processes:
+                cell = waiting.pop(0)
+                kind = json.dumps(cell["defense"], sort_keys=True)
+                expected = longest.get(kind, max(longest.values(), default=0.0))
+                if time.monotonic() - started + expected <= 60 * options.minutes:
+                    running[pool.submit(work, cell, options.store, options.data)] = kind, time.monotonic()
+            if not running:
+                break
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                kind, began = running.pop(future)
+                row, said = future.result()
+                longest[kind] = max(longest.get(kind, 0.0), time.monotonic() - began)
+                print(f"{time.monotonic() - started:.0f} s {said}", flush=True)
+                if row is not None:
+                    rows.append(row)
+                    pq.write_table(to_table(rows), options.out)
+    return rows
+
+
+def table(rows: list[Row], store: Store) -> str:
     """What was asked, a line a row."""
     lines = []
     for row in rows:
@@ -79,7 +127,7 @@ def table(rows: list[Row], store: Store, epochs: int) -> str:
         scores = (row.utility_before, row.asr_before, row.utility_after, row.asr_after, row.target_utility_after)
         curve = store.table("curves", row.victim)
         times = [line["value"] for line in (curve.to_pylist() if curve else []) if line["metric"] == "seconds"]
-        spent = times[-1] if times else row.victim_seconds
+        spent, epochs = times[-1] if times else row.victim_seconds, json.loads(row.spec)["training"]["epochs"]
         images = f"{row.trained_on * epochs / spent:,.0f}"
         lines.append([row.attack, row.defense, *(f"{100 * v:.2f}" for v in scores), images, f"{row.seconds:.1f}", parts])
     heads = [

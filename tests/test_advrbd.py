@@ -60,6 +60,7 @@ class Taking:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, train: Samples, values: Tensor, **fields: Any) -> None:
         """`values` are the divergences of the brightnesses [256] in each iteration."""
         self.asked: list[Tensor] = []
+        self.learnt: list[Tensor] = []
         self.unlearnt: list[Tensor] = []
         self.shown: list[tuple[int, Tensor]] = []
         self.told: list[tuple[int, dict[str, float]]] = []
@@ -68,8 +69,9 @@ class Taking:
             self.asked.append(samples.inputs[:, 0, 0, 0].long())
             return values[len(self.asked) - 1][self.asked[-1]]
 
-        def unlearn(defense: AdvrBD, model: nn.Module, samples: Samples, clean: Tensor, *_: Any) -> float:
+        def unlearn(defense: AdvrBD, model: nn.Module, samples: Samples, dirty: Tensor, clean: Tensor, *_: Any) -> float:
             assert samples is train
+            self.learnt.append(dirty.clone())
             self.unlearnt.append(clean.clone())
             return 0.25
 
@@ -95,6 +97,7 @@ def test_in_every_iteration_those_that_move_most(monkeypatch: pytest.MonkeyPatch
         assert set(order[found.taken == iteration].tolist()) == wanted
         left -= wanted
         assert torch.equal(found.unlearnt[iteration - 1], (found.taken > 0) & (found.taken <= iteration))
+        assert torch.equal(found.learnt[iteration - 1], ~found.unlearnt[iteration - 1])
         step, clean = found.shown[iteration - 1]
         assert step == iteration
         assert torch.equal(clean, found.unlearnt[iteration - 1])
@@ -133,6 +136,20 @@ def test_balanced_takes_its_share_of_every_label(monkeypatch: pytest.MonkeyPatch
         assert sorted(mine[found.taken[mine] == 2].tolist()) == sorted(second.tolist())
     unbalanced = Taking(monkeypatch, bright(torch.arange(60), labels), values, partition_rate=0.1, iterations=2)
     assert not (unbalanced.taken[labels == 1] > 0).any()
+
+
+def test_relearnt_are_those_that_moved_least_at_the_first_partition(monkeypatch: pytest.MonkeyPatch) -> None:
+    """12 of 60, though the second partition ranks them otherwise, and those taken for clean come back in no iteration."""
+    values = torch.rand(2, 256, generator=rng(1))
+    fields: dict[str, Any] = {"partition_rate": 0.45, "iterations": 2, "relearn_rate": 0.2}
+    found = Taking(monkeypatch, bright(torch.arange(60)), values, **fields)
+    for iteration in (1, 2):
+        left = [i for i in range(60) if not 0 < found.taken[i] <= iteration]
+        wanted = sorted(left, key=lambda i: float(values[0][i]))[:12]
+        assert found.learnt[iteration - 1].nonzero().flatten().tolist() == sorted(wanted)
+    assert found.learnt[1].sum() == 6
+    few = AdvrBD(relearn_rate=0.0).relearnt(torch.tensor([0.2, 0.1, 0.1, 0.0]), torch.tensor([0, 0, 0, 1]))
+    assert few.tolist() == [False, True, True, False]
 
 
 def test_at_least_one_is_taken_and_never_more_than_there_are() -> None:
@@ -231,9 +248,17 @@ def test_the_level_is_in_units_of_a_blind_guess(cap: Any) -> None:
     assert climbed(AdvrBD(cap=cap, level=0.99), blind, targets)[1] == pytest.approx([0.0 if cap == "loss" else -0.2 / 3] * 3)
 
 
-def unlearnt(defense: AdvrBD, model: nn.Module, train: Samples, clean: Tensor, training: Training = PLAIN) -> float:
+def unlearnt(
+    defense: AdvrBD,
+    model: nn.Module,
+    train: Samples,
+    clean: Tensor,
+    training: Training = PLAIN,
+    dirty: Tensor | None = None,
+) -> float:
     optimizer = training.model_copy(update={"lr": defense.lr}).optimizer(model.parameters())
-    return defense.unlearn(model, train, clean, TASK, training, optimizer, rng(0))
+    dirty = ~clean if dirty is None else dirty
+    return defense.unlearn(model, train, dirty, clean, TASK, training, optimizer, rng(0))
 
 
 def test_descent_and_ascent_by_hand() -> None:
@@ -280,6 +305,16 @@ def test_the_rest_is_learnt_once_an_epoch_beside_a_draw_of_what_is_unlearnt() ->
     model.asked.clear()
     unlearnt(AdvrBD(batch=8), model, bright(torch.arange(48), 0), torch.arange(48) >= 45)
     assert all({name for name in names if name >= 45} == {45, 46, 47} for _, names in model.asked)
+
+
+def test_a_share_is_relearnt_in_as_many_steps_as_all_of_the_rest() -> None:
+    """33 are not taken for clean: 4 steps an epoch, each of 8 of the 10 that are learnt, all of them before any comes again."""
+    model, clean = Watched(), torch.arange(48) >= 33
+    few = torch.arange(48) < 10
+    unlearnt(AdvrBD(batch=8, epochs=2), model, bright(torch.arange(48), 0), clean, dirty=few)
+    learnt = [[name for name in names if name < 33] for _, names in model.asked]
+    assert [len(names) for names in learnt] == [8, 2] * 4
+    assert all(sorted(chain(*learnt[at : at + 2])) == list(range(10)) for at in range(0, 8, 2))
 
 
 @pytest.mark.parametrize("bn", ["joint", "frozen"])
@@ -379,7 +414,7 @@ def test_what_the_enhanced_model_gets_wrong_is_clean(monkeypatch: pytest.MonkeyP
     assert (first, second) == tuple(found.built)
     assert torch.equal(everything.inputs, train.inputs)
     assert torch.equal(everything.targets, train.targets)
-    assert recipe == PLAIN.model_copy(update={"epochs": 20})
+    assert recipe == PLAIN.model_copy(update={"epochs": 10})
     assert torch.equal(kept.inputs, train.inputs[~torch.tensor(RIGHT)])
     assert kept.targets.tolist() == [1, 1, 0]
     assert again == PLAIN

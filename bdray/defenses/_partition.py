@@ -11,7 +11,7 @@ from bdray.data import Samples
 from bdray.task import Task
 from bdray.training import batches, device
 
-AT_ONCE = 256
+AT_ONCE = 512
 """Samples perturbed together."""
 
 

@@ -20,7 +20,7 @@ from bdray.data import Samples, Splits
 from bdray.defenses import Defended, Defense, Evidence, Show
 from bdray.defenses._partition import Perturbation, divergences
 from bdray.defenses._stages import Stages, check_finite
-from bdray.spec import BadInput, BatchSize, Count, NonNegative, Positive, Share
+from bdray.spec import BadInput, BatchSize, Config, Count, NonNegative, Positive, Share
 from bdray.task import Task
 from bdray.training import Report, Training, device, parts
 
@@ -31,25 +31,26 @@ class AdvrBD(Defense):
     needs: ClassVar[frozenset[str]] = frozenset({"train"})
     modalities: ClassVar[frozenset[str]] = frozenset({"image"})
     flags: ClassVar[bool] = True
+    presets: ClassVar[dict[str, Config]] = {"remedy": {"balanced": True, "relearn_rate": 0.05}}
 
-    warmup: Count = 20
+    warmup: Count = 10
     """Epochs on the whole training set before the first partition, otherwise by the victim's recipe; see `augment`."""
-    partition_rate: Positive = 0.01
+    partition_rate: Positive = 0.05
     """Samples newly taken for clean in an iteration / training samples."""
-    iterations: Count = 10
+    iterations: Count = 2
     radius: Share = 0.125
     """Of the patch, a square of 2 radius + 1 pixels / the image's shorter side."""
     eps: NonNegative = 16.0
     """Bound of the perturbation, of 255."""
-    steps: Count = 10
+    steps: Count = 3
     """Of projected gradient ascent, 2.5 eps / steps each."""
     climb: Literal["kl", "ce"] = "kl"
     """What the perturbation climbs: the divergence, or the cross-entropy to the model's own prediction."""
     masks: Count = 1
     """Patches tried on each sample, whose divergences are averaged; the paper's one."""
     epochs: Count = 1
-    """Of unlearning and learning in an iteration, counted over what is not taken for clean."""
-    lr: Positive = 5e-4
+    """Of unlearning and learning in an iteration, counted over what is not taken for clean, learnt or not."""
+    lr: Positive = 0.01
     """Of unlearning and learning."""
     batch: BatchSize = 128
     """Samples a step of each kind: to learn, and to unlearn."""
@@ -68,6 +69,10 @@ class AdvrBD(Defense):
     """Our remedy, not the paper's: every label gives its own share, at least one sample, of what is taken for clean. Left to
     itself the partition takes next to nothing of the target class, whose clean samples the backdoor helps to hold; what is not
     unlearnt stays right, is taken for poison, and the clean model never sees that class."""
+    relearn_rate: Share = 1.0
+    """The other half of our remedy: samples learnt beside the unlearning / training samples, those not taken for clean that
+    moved least at the first partition. 1, the paper's, is all of them, most of which are clean: what unlearning takes from the
+    model they give back. A small share is mostly poison wherever the partition ranks at all."""
     relabel: bool = False
     """Whether what was taken for poison is labelled by the clean model, which is then fine-tuned on all of it."""
     relabel_epochs: Count = 10
@@ -139,11 +144,12 @@ class AdvrBD(Defense):
             started = time.perf_counter()
             rest = (taken == 0).nonzero().flatten()
             draw = torch.Generator(device()).manual_seed(int(torch.randint(2**62, (1,), generator=rng)))
-            moved = divergences(model, train.take(rest.to(device())), task, self.perturbation(train), draw, self.masks)
+            with training.forward():
+                moved = divergences(model, train.take(rest.to(device())), task, self.perturbation(train), draw, self.masks)
             first = moved if iteration == 1 else first
             taken[self.choose(moved, rest, train.targets.cpu())] = iteration
             partitioned = time.perf_counter()
-            loss = self.unlearn(model, train, taken > 0, task, training, optimizer, rng)
+            loss = self.unlearn(model, train, self.relearnt(first, taken), taken > 0, task, training, optimizer, rng)
             seconds = {"partition_seconds": partitioned - started, "unlearning_seconds": time.perf_counter() - partitioned}
             tell(iteration, loss=loss, divergence=float(moved.median()), **seconds)
             show(iteration, model=model, clean=taken > 0)
@@ -162,37 +168,50 @@ class AdvrBD(Defense):
             return order[: sizes[0]]
         return torch.cat([order[labels[order] == label][:size] for label, size in enumerate(sizes)])
 
+    def relearnt(self, first: Tensor, taken: Tensor) -> Tensor:
+        """Which samples are learnt, bool [N]: of those not taken for clean the share that moved least at the first partition,
+        at least two; of equal ones the first."""
+        learnt = taken == 0
+        count = max(2, round(self.relearn_rate * len(taken)))
+        order = torch.where(learnt, first, math.inf).argsort(stable=True)
+        learnt[order[count:]] = False
+        return learnt
+
     def unlearn(
         self,
         model: nn.Module,
         train: Samples,
+        dirty: Tensor,
         clean: Tensor,
         task: Task,
         training: Training,
         optimizer: torch.optim.Optimizer,
         draw: torch.Generator,
     ) -> float:
-        """Equation 4: `epochs` of descent on what may be poisoned and, in the same steps, ascent on what is taken for clean
-        (bool [N]). The mean loss of the former."""
-        learnt, unlearnt = (~clean).nonzero().flatten(), clean.nonzero().flatten()
+        """Equation 4: descent on what may be poisoned, over and over, and in the same steps ascent on what is taken for clean
+        (both bool [N]). The mean loss of the former."""
+        learnt, unlearnt = dirty.nonzero().flatten(), clean.nonzero().flatten()
         if self.bn == "joint":
             model.train()
         else:
             model.eval()
         total, count = torch.zeros((), device=device()), 0
-        for _ in range(self.epochs):
-            for part in parts(learnt[torch.randperm(len(learnt), generator=draw)], self.batch):
-                mine = unlearnt[torch.randperm(len(unlearnt), generator=draw)[: self.batch]]
-                both = train.take(torch.cat([part, mine]).to(device()))
-                batch = task.collate(task.augment(both, draw) if self.augment and training.augment else both)
-                with torch.autocast(device().type, torch.bfloat16, enabled=training.precision == "bfloat16"):
-                    outputs = model(batch.inputs).float()
-                descent = F.cross_entropy(outputs[: len(part)], batch.targets[: len(part)])
-                loss = descent - self.ascent(outputs[len(part) :], batch.targets[len(part) :])
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-                total, count = total + descent.detach() * len(part), count + len(part)
+        steps = self.epochs * len(parts((~clean).nonzero().flatten(), self.batch))
+        waiting: list[Tensor] = []
+        for _ in range(steps):
+            waiting = waiting or parts(learnt[torch.randperm(len(learnt), generator=draw)], self.batch)
+            part = waiting.pop(0)
+            mine = unlearnt[torch.randperm(len(unlearnt), generator=draw)[: self.batch]]
+            both = train.take(torch.cat([part, mine]).to(device()))
+            batch = task.collate(task.augment(both, draw) if self.augment and training.augment else both)
+            with training.forward():
+                outputs = model(batch.inputs).float()
+            descent = F.cross_entropy(outputs[: len(part)], batch.targets[: len(part)])
+            loss = descent - self.ascent(outputs[len(part) :], batch.targets[len(part) :])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            total, count = total + descent.detach() * len(part), count + len(part)
         check_finite(model, "unlearning", f"defense.lr ({self.lr:g}) or defense.level ({self.level:g})")
         return float(total) / count
 

@@ -74,7 +74,7 @@ ADVRBD = Paper(
     # of them after it. After it they are the samples outside the target class.
     tests={"imagenette": (1000, 361), "cifar10": (1000, 910), "cifar100": (1000, 988), "tiny_imagenet": (2000, 1987)},
     drops_target=True,
-    own={"advrbd": {"balanced": False}},
+    own={"advrbd": {"balanced": False, "relearn_rate": 1.0}},
     notes=(
         "the paper gives no seeds and no spread; its target class is 1",
         "its PhysicalBA transforms clean images too, ours the poisoned ones alone, whose black edges help to tell them",
