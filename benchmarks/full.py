@@ -6,7 +6,7 @@ Every row is written to the store at once, and all of them to one Parquet file; 
 of the victim's training, and the seconds of each of AdvrBD's stages.
 
     python benchmarks/full.py --store DIR --data DIR --out rows.parquet [--minutes 25] [--processes 1] [--images 0] [--width 64]
-        [--epochs 15] [--batch 512] [--defenses none advrbd] [--attacks blend badnets]
+        [--epochs 10] [--batch 512] [--defenses none advrbd] [--attacks blend badnets]
     python benchmarks/full.py --store DIR --data DIR --out rows.parquet --cells FILE    # an experiment's dict as JSON a line
 
 One process a GPU is best: several wait for each other there, and one with batches of 512 keeps it busy.
@@ -61,11 +61,11 @@ def work(config: Config, store: str, data: Path) -> tuple[Row | None, str]:
     torch.set_num_threads(1)
     torch.backends.cudnn.benchmark = True
     experiment = Experiment.of(config)
-    said = f"{experiment.attack.name} {experiment.defense.name}"
+    said = f"{experiment.attack.name} {config['defense']}"
     try:
         row = run(experiment, Store(store), data, "full")
     except (RuntimeError, ArithmeticError) as error:  # of this cell: its failed row is in the store
-        return None, f"{said}: {error}"
+        return None, f"{said}: {type(error).__name__}: {error}"
     scores = f"utility {row.utility_after:.4f} ASR {row.asr_after:.4f} target {row.target_utility_after:.4f}"
     return row, f"{said}: {row.status} {row.error} {scores} flagged {row.flag_recall:.3f} {row.false_alarm:.3f}"
 
@@ -80,7 +80,7 @@ def main() -> None:
     parser.add_argument("--cells", type=Path, help="a file of experiments, one a line, instead")
     parser.add_argument("--images", type=int, default=0, help="of the training set, 0 for all")
     parser.add_argument("--width", type=int, default=64)
-    parser.add_argument("--epochs", type=int, default=15)
+    parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--batch", type=int, default=512)
     parser.add_argument("--attacks", nargs="+", default=list(ATTACKS), choices=ATTACKS)
     parser.add_argument("--defenses", nargs="+", default=list(DEFENSES), choices=list(DEFENSES))
@@ -129,7 +129,8 @@ def table(rows: list[Row], store: Store) -> str:
         times = [line["value"] for line in (curve.to_pylist() if curve else []) if line["metric"] == "seconds"]
         spent, epochs = times[-1] if times else row.victim_seconds, json.loads(row.spec)["training"]["epochs"]
         images = f"{row.trained_on * epochs / spent:,.0f}"
-        lines.append([row.attack, row.defense, *(f"{100 * v:.2f}" for v in scores), images, f"{row.seconds:.1f}", parts])
+        name = f"{row.defense} (remedy)" if json.loads(row.spec)["defense"].get("balanced") else row.defense
+        lines.append([row.attack, name, *(f"{100 * v:.2f}" for v in scores), images, f"{row.seconds:.1f}", parts])
     heads = [
         "attack",
         "defense",

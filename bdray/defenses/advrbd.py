@@ -31,7 +31,7 @@ class AdvrBD(Defense):
     needs: ClassVar[frozenset[str]] = frozenset({"train"})
     modalities: ClassVar[frozenset[str]] = frozenset({"image"})
     flags: ClassVar[bool] = True
-    presets: ClassVar[dict[str, Config]] = {"remedy": {"balanced": True, "relearn_rate": 0.05}}
+    presets: ClassVar[dict[str, Config]] = {"remedy": {"balanced": True, "relearn_rate": 0.1}}
 
     warmup: Count = 10
     """Epochs on the whole training set before the first partition, otherwise by the victim's recipe; see `augment`."""
@@ -42,7 +42,7 @@ class AdvrBD(Defense):
     """Of the patch, a square of 2 radius + 1 pixels / the image's shorter side."""
     eps: NonNegative = 16.0
     """Bound of the perturbation, of 255."""
-    steps: Count = 3
+    steps: Count = 1
     """Of projected gradient ascent, 2.5 eps / steps each."""
     climb: Literal["kl", "ce"] = "kl"
     """What the perturbation climbs: the divergence, or the cross-entropy to the model's own prediction."""
