@@ -29,7 +29,7 @@ from bdray.seeds import rng
 from bdray.spec import Amount, BadInput, Config, Incompatible, Spec, key_of, member
 from bdray.store import Store
 from bdray.task import Task
-from bdray.training import ALONE, Team, Training, fit, place
+from bdray.training import ALONE, Checkpoint, Team, Training, fit, place
 from bdray.truth import Look, Truth
 
 
@@ -301,10 +301,16 @@ def _run(
     reset_peak_memory()
     started = time.perf_counter()
     draw = rng(experiment.seed, "defense", defense.seed)
+    kept = list[_Kept]()
+
+    def keep(what: Config) -> Checkpoint:
+        kept.append(_Kept(store.checkpoint(f"{experiment.victim_key()}.{key_of(what)}")))
+        return kept[-1]
+
     # A closure: `look` itself has the truth in a field.
-    evidence = evidence._replace(show=lambda *what, **named: look(*what, **named))
+    evidence = evidence._replace(show=lambda *what, **named: look(*what, **named), keep=keep)
     defended = defense.defend(evidence, task, draw, curve)
-    seconds = time.perf_counter() - started - look.seconds
+    seconds = time.perf_counter() - started - look.seconds + sum(found.seconds for found in kept)
     memory = peak_memory()
     after = evaluate(defended.model, experiment, victim.patterns, splits)
     held = Held(task, splits.held, mine, len(splits.classes), experiment.victim_key(), experiment.seed, store)
@@ -370,6 +376,22 @@ def truth_of(experiment: Experiment, harm: Poison, splits: Splits) -> Truth:
     attack = experiment.attack
     labels = torch.where(poisoned, attack.relabel(splits.train.targets), splits.train.targets)
     return Truth(poisoned, covered, labels, attack.target)
+
+
+class _Kept:
+    """A checkpoint that knows how long its epochs took when another defense, or this one before it was cut off, made them."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self.checkpoint, self.seconds = checkpoint, 0.0
+
+    def load(self) -> tuple[dict[str, Tensor], int] | None:
+        found = self.checkpoint.load()
+        if found is not None:
+            self.seconds = float(found[0]["history"][-1, 1])
+        return found
+
+    def save(self, tensors: dict[str, Tensor], epochs: int) -> None:
+        self.checkpoint.save(tensors, epochs)
 
 
 class _Curve:

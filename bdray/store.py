@@ -5,7 +5,8 @@
     curves/<key>.parquet            step, metric, value
     tables/<kind>/<key>.parquet     what a figure needs beyond curves
     victims/<key>/                  model.safetensors  attack.safetensors  victim.json (last: it makes the victim complete)
-    checkpoints/<key>.safetensors   the last finished epoch of a victim in training
+    checkpoints/<key>.safetensors   the last finished epoch of a victim in training, and <victim>.<key> of what settings of a
+                                    defense have in common (kept; it may be deleted)
 
 Nothing here is a pickle. What is half-written or foreign is passed over with a warning, never fatal.
 """

@@ -12,6 +12,8 @@ from bdray.launch import Sweep
 from bdray.spec import Config
 
 ATTACKS = ("badnets", "blend", "sig", "wanet", "physical", "tact", "adaptive_blend", "adaptive_patch")
+ADVRBD: Config = {"name": "advrbd", "augment": False}
+"""As the recipe below has it."""
 WAYS: tuple[Config, ...] = ({}, {"relabel": True, "relabel_epochs": 5}, {"preset": "remedy"})
 
 sweep = Sweep(
@@ -28,12 +30,12 @@ sweep = Sweep(
                 "none",
                 "perfect_filter",
                 "random_filter",
-                *({"name": "advrbd", **way, "seed": 0} for way in WAYS),
+                *({**ADVRBD, **way, "seed": 0} for way in WAYS),
                 {"name": "abl", "finetuning_epochs": 10, "finetuning_drop": 7},
                 "dbr",
                 "cutmix",
                 "clp",
-                *({"name": "advrbd", **way, "seed": seed} for seed in (1, 2) for way in WAYS),
+                *({**ADVRBD, **way, "seed": seed} for seed in (1, 2) for way in WAYS),
             ]
         ),
     },

@@ -19,6 +19,7 @@ sweep = Sweep(
         "training": {"epochs": 10, "lr": 0.1, "schedule": "onecycle", "augment": False},
         "defense": {
             "name": "advrbd",
+            "augment": False,
             "warmup": tune.choice([5, 10]),
             "partition_rate": tune.loguniform(0.01, 0.1),
             "iterations": tune.choice([1, 2, 4]),

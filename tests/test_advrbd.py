@@ -20,7 +20,7 @@ from bdray.defenses.advrbd import AdvrBD
 from bdray.experiment import backdoor, collect, load, run
 from bdray.seeds import rng
 from bdray.spec import BadInput
-from bdray.store import Store
+from bdray.store import Store, StoreCheckpoint
 from bdray.task import Task
 from bdray.training import Training, silent
 from tests.tiny import quick, tiny
@@ -382,7 +382,7 @@ class Defending:
         self.stages: list[tuple[str, nn.Module, Samples, Training]] = []
         self.shown: list[tuple[int, nn.Module]] = []
 
-        def fit(stages: Stages, stage: str, model: nn.Module, samples: Samples, training: Training) -> nn.Module:
+        def fit(stages: Stages, stage: str, model: nn.Module, samples: Samples, training: Training, **_: Any) -> nn.Module:
             self.stages.append((stage, model, samples, training))
             return model
 
@@ -518,3 +518,39 @@ def test_what_stands_in_the_store(store: Store) -> None:
     assert row.flag_recall == pytest.approx(lines[1]["flagged_poisoned"] / 13)
     assert row.target_false_alarm == pytest.approx(lines[1]["flagged_clean"] / lines[1]["clean"])
     assert row.false_alarm == pytest.approx(sum(line["flagged_clean"] for line in lines) / (128 - 13))
+
+
+def test_settings_share_a_warmup(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What another setting has trained is not trained again, changes nothing, and its seconds count; another seed or another
+    recipe trains its own."""
+    saved: list[str] = []
+    save = StoreCheckpoint.save
+
+    def spy(checkpoint: StoreCheckpoint, tensors: dict[str, Tensor], epochs: int) -> None:
+        saved.append(checkpoint._path)
+        if "." in Path(checkpoint._path).stem:
+            tensors["history"][-1, 1] = 1000.0
+        save(checkpoint, tensors, epochs)
+
+    monkeypatch.setattr(StoreCheckpoint, "save", spy)
+    balanced = tiny(**{**WHOLE.config(), "defense": {**WHOLE.defense.config(), "balanced": True}})
+    alone = run(balanced, Store(f"{store.uri}-alone"), Path())
+    saved.clear()
+    first = run(WHOLE, store, Path())
+    kept = [path for path in saved if Path(path).stem.startswith(f"{WHOLE.victim_key()}.")]
+    assert len(kept) == 1
+    assert first.seconds < 1000
+    saved.clear()
+    second = run(balanced, store, Path())
+    assert saved == []
+    assert second.seconds > 1000
+    table = store.table("curves", second.key)
+    assert table is not None
+    assert 1000.0 in [line["value"] for line in table.to_pylist() if line["metric"] == "warmup_seconds"]
+    same = ("utility_after", "asr_after", "flag_recall", "false_alarm", "kept_agreement")
+    assert [getattr(second, name) for name in same] == [getattr(alone, name) for name in same]
+    for change in ({"seed": 1}, {"warmup": 2}):
+        run(tiny(**{**WHOLE.config(), "defense": {**WHOLE.defense.config(), **change}}), store, Path())
+        assert len(set(saved)) == 1
+        assert set(saved).isdisjoint(kept)
+        saved.clear()

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from bdray.data import Samples, Splits
-from bdray.spec import Amount, BadInput, Share, Spec
+from bdray.spec import Amount, BadInput, Config, Share, Spec
 from bdray.task import Task
-from bdray.training import Report, Training
+from bdray.training import Checkpoint, Report, Training
 
 Show = Callable[..., None]
 """`show(step, model=None, clean=None)`: lets the platform judge, against the truth, a model on the way or the training samples
@@ -21,6 +21,15 @@ taken for clean so far (bool [N]). Nothing comes back: the curves that come of i
 
 def unseen(step: int, model: nn.Module | None = None, clean: Tensor | None = None) -> None:
     """A show that nobody sees."""
+
+
+Keep = Callable[[Config], Checkpoint | None]
+"""`keep(what)`: where the epochs of a training on the whole training set are kept. `what` says all that tells it from others on
+this victim; another setting of the defense that asks for the same finds it done."""
+
+
+def unkept(what: Config) -> None:
+    """A keep that keeps nothing."""
 
 
 class Evidence(NamedTuple):
@@ -39,6 +48,7 @@ class Evidence(NamedTuple):
     truth: Tensor | None = None
     """Which training samples are poisoned, bool [N]: for the sanity bounds alone, no defender has it."""
     show: Show = unseen
+    keep: Keep = unkept
 
 
 @dataclass

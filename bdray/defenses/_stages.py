@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from bdray.data import Samples
+from bdray.defenses import Keep, unkept
 from bdray.spec import BadInput
 from bdray.task import Batch, Task
 from bdray.training import Report, Training, fit
@@ -25,11 +26,13 @@ class Stages:
         samples: Samples,
         training: Training,
         loss: Callable[[nn.Module, Batch], Tensor] | None = None,
+        keep: Keep = unkept,
     ) -> nn.Module:
-        """As `bdray.training.fit`. Raises FloatingPointError when the loss, or at last a weight, is no longer finite: ascent
-        has no bottom."""
+        """As `bdray.training.fit`, its epochs kept where `keep` says. Raises FloatingPointError when the loss, or at last a
+        weight, is no longer finite: ascent has no bottom."""
         seed = int(torch.randint(2**62, (1,), generator=self.rng))
-        fit(model, samples, self.task, training, seed, self.told(stage, training.epochs), loss=loss)
+        kept = keep({"stage": stage, "training": training.config(), "seed": seed})
+        fit(model, samples, self.task, training, seed, self.told(stage, training.epochs), kept, loss=loss)
         check_finite(model, stage, f"the lr ({training.lr:g})")
         return model
 

@@ -54,9 +54,10 @@ class AdvrBD(Defense):
     """Of unlearning and learning."""
     batch: BatchSize = 128
     """Samples a step of each kind: to learn, and to unlearn."""
-    augment: bool = False
-    """Whether the samples are augmented in warm-up and unlearning, as the victim's recipe has it. What the partition looks for
-    must have been learnt by then, and a patch that a crop may cut off is learnt much later."""
+    augment: bool = True
+    """Whether the samples are augmented in warm-up and unlearning, as the victim's recipe has it. Without, a small net learns a
+    small trigger in fewer epochs, and a large one remembers every sample, so that unlearning some takes none of the others with
+    it (docs/results/advrbd_full.md)."""
     cap: Literal["loss", "flooding", "accuracy"] = "loss"
     """Unlearning is ascent on the cross-entropy. loss: a sample that has reached `level` no longer counts; flooding: the mean
     is drawn to `level` from either side; accuracy: a batch is unlearnt while more than `keep` of it is right."""
@@ -104,7 +105,8 @@ class AdvrBD(Defense):
         recipe, stages = evidence.training.model_copy(update={"workers": 1}), Stages(task, rng, report)
         model = task.build(evidence.splits, rng)
         augment = self.augment and recipe.augment
-        stages.fit("warmup", model, train, recipe.model_copy(update={"epochs": self.warmup, "augment": augment}))
+        warmup = recipe.model_copy(update={"epochs": self.warmup, "augment": augment})
+        stages.fit("warmup", model, train, warmup, keep=evidence.keep)
         evidence.show(0, model=model)
         tell = stages.told("enhancement", self.iterations)
         table = self.enhance(model, train, task, recipe, rng, tell, evidence.show)
