@@ -7,7 +7,9 @@ of the victim's training, and the seconds of each of AdvrBD's stages.
 
     python benchmarks/full.py --store DIR --data DIR --out rows.parquet [--minutes 25] [--processes 1] [--images 0] [--width 64]
         [--epochs 10] [--batch 512] [--defenses none advrbd] [--attacks blend badnets]
-    python benchmarks/full.py --store DIR --data DIR --out rows.parquet --cells FILE    # an experiment's dict as JSON a line
+    python benchmarks/full.py --store DIR --data DIR --out rows.parquet --sweep NAME --cells FILE
+
+FILE holds an experiment's dict as JSON a line; a sweep of the same NAME finds its cells done.
 
 One process a GPU is best: several wait for each other there, and one with batches of 512 keeps it busy.
 """
@@ -54,7 +56,7 @@ def grid(options: argparse.Namespace) -> list[Config]:
     ]
 
 
-def work(config: Config, store: str, data: Path) -> tuple[Row | None, str]:
+def work(config: Config, store: str, data: Path, sweep: str) -> tuple[Row | None, str]:
     """One cell in a process of its own, whose data its parent has read: the row, and what is to be said of it."""
     import torch
 
@@ -63,7 +65,7 @@ def work(config: Config, store: str, data: Path) -> tuple[Row | None, str]:
     experiment = Experiment.of(config)
     said = f"{experiment.attack.name} {config['defense']}"
     try:
-        row = run(experiment, Store(store), data, "full")
+        row = run(experiment, Store(store), data, sweep)
     except (RuntimeError, ArithmeticError) as error:  # of this cell: its failed row is in the store
         return None, f"{said}: {type(error).__name__}: {error}"
     scores = f"utility {row.utility_after:.4f} ASR {row.asr_after:.4f} target {row.target_utility_after:.4f}"
@@ -76,6 +78,7 @@ def main() -> None:
     parser.add_argument("--data", required=True, type=Path)
     parser.add_argument("--out", required=True, type=Path, help="a Parquet file of all rows")
     parser.add_argument("--minutes", type=float, default=25, help="none is begun that would end later")
+    parser.add_argument("--sweep", default="advrbd_full", help="the rows' folder")
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--cells", type=Path, help="a file of experiments, one a line, instead")
     parser.add_argument("--images", type=int, default=0, help="of the training set, 0 for all")
@@ -105,7 +108,7 @@ def taken(cells: list[Config], options: argparse.Namespace, started: float) -> l
                 kind = json.dumps(cell["defense"], sort_keys=True)
                 expected = longest.get(kind, max(longest.values(), default=0.0))
                 if time.monotonic() - started + expected <= 60 * options.minutes:
-                    running[pool.submit(work, cell, options.store, options.data)] = kind, time.monotonic()
+                    running[pool.submit(work, cell, options.store, options.data, options.sweep)] = kind, time.monotonic()
             if not running:
                 break
             for future in wait(running, return_when=FIRST_COMPLETED).done:
