@@ -194,8 +194,9 @@ class TestCounterparts:
         assert beside(ours("sig", "advrbd")) == []
 
     def test_a_remedy_of_ours_is_not_the_published_defense(self) -> None:
-        for balanced in (True, False):
-            assert bool(beside(ours("sig", {"name": "advrbd", "relabel": False, "balanced": balanced}))) is not balanced
+        kinds: list[Config] = [{"balanced": False}, {"balanced": True}, {"relearn_rate": 1.0}, {"relearn_rate": 0.1}]
+        found = [bool(beside(ours("sig", {"name": "advrbd", "relabel": False, **fields}))) for fields in kinds]
+        assert found == [True, False, True, False]
 
     def test_the_order_is_the_papers(self) -> None:
         names = [("wanet", "none"), ("badnets", "abl"), ("badnets", "clp"), ("badnets", "none")]
