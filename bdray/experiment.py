@@ -301,10 +301,15 @@ def _run(
     reset_peak_memory()
     started = time.perf_counter()
     draw = rng(experiment.seed, "defense", defense.seed)
-    kept = list[_Kept]()
+    kept, given = list[_Kept](), evidence
 
     def keep(what: Config) -> Checkpoint:
-        kept.append(_Kept(store.checkpoint(f"{experiment.victim_key()}.{key_of(what)}")))
+        assert given.train is not None
+        assert given.splits is not None
+        # A victim made anew may have other poison, or other data.
+        learnt = given.splits._replace(train=given.train).digest()
+        key = key_of({"defense": defense.name, "learnt": learnt, **what})
+        kept.append(_Kept(store.checkpoint(f"{experiment.victim_key()}.{key}")))
         return kept[-1]
 
     # A closure: `look` itself has the truth in a field.
@@ -382,16 +387,16 @@ class _Kept:
     """A checkpoint that knows how long its epochs took when another defense, or this one before it was cut off, made them."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
-        self.checkpoint, self.seconds = checkpoint, 0.0
+        self._checkpoint, self.seconds = checkpoint, 0.0
 
     def load(self) -> tuple[dict[str, Tensor], int] | None:
-        found = self.checkpoint.load()
+        found = self._checkpoint.load()
         if found is not None:
             self.seconds = float(found[0]["history"][-1, 1])
         return found
 
     def save(self, tensors: dict[str, Tensor], epochs: int) -> None:
-        self.checkpoint.save(tensors, epochs)
+        self._checkpoint.save(tensors, epochs)
 
 
 class _Curve:

@@ -1,8 +1,8 @@
 """AdvrBD: samples per second of its partition, batched against one sample at a time, and what the whole costs.
 
-The partition: the same code and settings (AdvrBD's defaults: a fresh patch a sample, 10 steps of projected ascent), handed all
-samples or, as Algorithm 1 is written, one after another; a ResNet-18 with random weights and noise, in digits' shape and in
-CIFAR's, float32, torch's own number of threads.
+The partition: the same code and settings (AdvrBD's defaults: a fresh patch a sample, one step of ascent from a random start),
+handed all samples or, as Algorithm 1 is written, one after another; a ResNet-18 with random weights and noise, in digits' shape
+and in CIFAR's, float32, torch's own number of threads.
 
 The whole: an experiment with the defense advrbd, against the training of its victim, by the same recipe on the same samples;
 and the share of each of its stages, from what it reports. What is left is isolation, moving and building. Each round is

@@ -89,7 +89,9 @@ def main() -> None:
     parser.add_argument("--defenses", nargs="+", default=list(DEFENSES), choices=list(DEFENSES))
     options = parser.parse_args()
     started = time.monotonic()
-    cells = [json.loads(line) for line in options.cells.read_text().splitlines()] if options.cells else grid(options)
+    cells = grid(options)
+    if options.cells:
+        cells = [Experiment.of(json.loads(line)).config() for line in options.cells.read_text().splitlines()]
     for data in {Experiment.of(cell).task.data for cell in cells}:
         load(data, options.data)  # read once, before the processes are forked
     rows = taken(cells, options, started)

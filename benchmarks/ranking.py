@@ -2,8 +2,9 @@
 (AUROC), for perturbations from one step to ten, on one warmed-up model an attack (its paper's settings).
 
 500 poisoned samples against 3,000 clean ones, and against 500 clean ones of the target class; how many of the 350 that move
-most are poisoned (they would be taken for clean), and of the 400 that move least (what our remedy relearns). The truth is
-looked at: this is for choosing defaults, not for defenders.
+most are poisoned (they would be taken for clean), and of the 400 that move least (our remedy relearns such a tenth). An eighth
+of the mixture is poison, so that neither end is as it would be in the training set. The truth is looked at: this is for
+choosing defaults, not for defenders.
 
     python benchmarks/ranking.py --data DIR [--attacks badnets blend sig wanet] [--images 0] [--width 64] [--warmup 5]
         [--no-augment]
@@ -80,7 +81,8 @@ def ranked(attack: str, options: argparse.Namespace) -> str:
 
         def work(how=how, moved=moved, masks=defense.masks) -> None:  # type: ignore[no-untyped-def]
             random = torch.Generator(device()).manual_seed(0)
-            moved.append(divergences(net, train.take(torch.cat(groups).to(device())), task, how, random, masks))
+            with experiment.training.forward():
+                moved.append(divergences(net, train.take(torch.cat(groups).to(device())), task, how, random, masks))
 
         took = seconds(work)
         poisoned, clean, target = moved[0].split([len(group) for group in groups])

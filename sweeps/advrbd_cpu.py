@@ -1,5 +1,6 @@
 """Real CIFAR-10 at a size that two CPU cores can train: AdvrBD's eight attacks with its paper's settings against AdvrBD at its
-defaults, with relabelling and with our remedy (three seeds of the defense on one victim), its relatives and the sanity bounds.
+defaults but for augmentation, with relabelling and with our remedy (three seeds of the defense on one victim), its relatives
+and the sanity bounds.
 
 bdray sweep sweeps/advrbd_cpu.py --data DIR
 

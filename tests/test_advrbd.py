@@ -555,3 +555,15 @@ def test_settings_share_a_warmup(store: Store, monkeypatch: pytest.MonkeyPatch) 
         assert len(set(saved)) == 1
         assert set(saved).isdisjoint(kept)
         saved.clear()
+
+
+def test_a_victim_made_anew_with_other_poison_has_a_warmup_of_its_own(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(WHOLE, store, Path())
+    before = set(store.files.list("checkpoints"))
+    draw = lambda seed, *names: rng(seed + (names == ("poison",)), *names)  # noqa: E731
+    monkeypatch.setattr("bdray.experiment.rng", draw)
+    monkeypatch.setattr("bdray.experiment._LAST", {})
+    for path in store.files.list(f"victims/{WHOLE.victim_key()}"):
+        store.files.delete(path)
+    run(WHOLE, store, Path(), again=True)
+    assert len(set(store.files.list("checkpoints")) - before) == 1

@@ -68,12 +68,12 @@ class AdvrBD(Defense):
     """joint: what is learnt and unlearnt passes through BatchNorm as one batch; frozen: with the warm-up's statistics."""
     balanced: bool = False
     """Our remedy, not the paper's: every label gives its own share, at least one sample, of what is taken for clean. Left to
-    itself the partition takes next to nothing of the target class, whose clean samples the backdoor helps to hold; what is not
-    unlearnt stays right, is taken for poison, and the clean model never sees that class."""
+    itself the partition takes less of the target class, whose clean samples the backdoor helps to hold; what is not unlearnt
+    stays right and is taken for poison, and the clean model may never see that class."""
     relearn_rate: Share = 1.0
     """The other half of our remedy: samples learnt beside the unlearning / training samples, those not taken for clean that
     moved least at the first partition. 1, the paper's, is all of them, most of which are clean: what unlearning takes from the
-    model they give back. A small share is mostly poison wherever the partition ranks at all."""
+    model they give back. A small share is far richer in poison wherever the partition ranks at all."""
     relabel: bool = False
     """Whether what was taken for poison is labelled by the clean model, which is then fine-tuned on all of it."""
     relabel_epochs: Count = 10
