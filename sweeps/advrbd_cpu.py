@@ -21,7 +21,7 @@ sweep = Sweep(
     space={
         "task": {
             "name": "image",
-            "data": {"name": "cifar10", "limit": 4445},  # 4,000 to train on, 445 held out
+            "data": {"name": "cifar10", "limit": 4445},  # 4,001 to train on, 444 held out
             "model": {"name": "resnet18", "width": 8},
         },
         "training": {"epochs": 10, "lr": 0.1, "schedule": "onecycle", "augment": False},
