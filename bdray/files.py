@@ -71,8 +71,11 @@ class Files:
     def list(self, folder: str, recursive: bool = False) -> dict[str, fs.FileInfo]:
         """What is in a folder, by path; nothing where there is no folder."""
         selector = fs.FileSelector(f"{self.root}/{folder}".rstrip("/"), allow_not_found=True, recursive=recursive)
-        with self._refusing(f"list {folder} in"):
-            infos = self.system.get_file_info(selector)
+        infos = None
+        while infos is None:
+            # A folder that is made while a disk is looking for it is neither found nor, a moment later, missing.
+            with contextlib.suppress(FileNotFoundError), self._refusing(f"list {folder} in"):
+                infos = self.system.get_file_info(selector)
         above = len(self.root.lstrip("/")) + 1
         return {str(info.path).lstrip("/")[above:]: info for info in sorted(infos, key=lambda info: info.path)}
 

@@ -728,6 +728,24 @@ class TestWriters:
         store.compact("s")
         assert finals(store) == ["rows/s.ID.parquet"]
 
+    def test_listing_a_folder_that_comes_and_goes(self, tmp_path: Path) -> None:
+        """The first row of a sweep makes the folder that somebody else may be just looking for."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # as above
+            maker = multiprocessing.get_context("fork").Process(target=_make_often, args=(tmp_path / "rows",))
+            maker.start()
+        listed = []
+        while maker.is_alive():
+            listed.append(Store(str(tmp_path)).files.list("rows", recursive=True))
+        assert listed
+        assert not any(listed)
+
+
+def _make_often(folder: Path) -> None:
+    for _ in range(20_000):
+        folder.mkdir()
+        folder.rmdir()
+
 
 def _write_often(uri: str, number: int) -> None:
     store = Store(uri)
