@@ -17,7 +17,7 @@ from bdray.channels import lipschitz, pairs
 from bdray.data import Samples
 from bdray.experiment import backdoor, load, run
 from bdray.proxies import Misfit, Proxy
-from bdray.proxies._images import follow, pixels, still, suspects
+from bdray.proxies._images import follow, pixels, suspects
 from bdray.proxies.inverted_trigger import InvertedTrigger
 from bdray.proxies.lipschitz import Lipschitz
 from bdray.proxies.shared_adversarial import SharedAdversarial
@@ -267,14 +267,6 @@ class TestFollow:
         assert suspects(torch.tensor([54.1, *sizes[1:]])) == [0, 1, 2, 3, 4, 5, 6]
         assert suspects(torch.tensor([100.0, *sizes[1:]])) == [0, 1, 2, 3, 4, 5, 6]
         assert suspects(torch.tensor([3.0, 3.0])) == [0, 1]
-
-    def test_a_model_is_as_it_was(self) -> None:
-        model = Bands(1.0).train()
-        with still(model) as held_still:
-            assert not held_still.training
-            assert not held_still.weight.requires_grad
-        assert model.training
-        assert model.weight.requires_grad
 
 
 class TestLipschitz:

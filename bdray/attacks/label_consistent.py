@@ -13,6 +13,7 @@ from bdray.attacks._images import CHECKER, blended, to_uint8
 from bdray.data import Splits
 from bdray.seeds import rng as named
 from bdray.spec import Amount, BadInput, NonNegative, Positive, Share
+from bdray.still import still
 from bdray.task import Batch
 from bdray.training import batches, device, fit
 
@@ -70,8 +71,7 @@ class LabelConsistent(Attack):
 
         model = task.build(splits, named(seed, "surrogate"))
         fit(model, splits.train, task, training, seed, report, adversary=harden if self.surrogate == "robust" else None)
-        y = torch.full((len(x),), self.target)
-        hard = []
+        model, y, hard = still(model), torch.full((len(x),), self.target), []
         for part in batches(type(splits.train)(x, y), 512):
             batch = task.collate(part).to(device())
             pixels = (self._ascend(model, batch, draw, self.steps, self.step) * 255).round().cpu()

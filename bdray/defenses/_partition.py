@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bdray.data import Samples
+from bdray.still import still
 from bdray.task import Task
 from bdray.training import batches, device
 
@@ -61,9 +62,7 @@ def divergences(
 ) -> Tensor:
     """KL(f(x) || f(x')) of each sample in order, in nats, float32 [N] on the CPU, averaged over `masks` patches; in eval
     mode, without augmentation. `draw` is on the device."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    found = []
+    model, found = still(model), []
     for part in batches(samples, AT_ONCE):
         x = task.collate(part).inputs.to(device())
         with torch.no_grad():
@@ -74,6 +73,4 @@ def divergences(
             with torch.no_grad():
                 total += F.kl_div(F.log_softmax(model(moved).float(), 1), known, reduction="none", log_target=True).sum(1)
         found.append((total / masks).cpu())
-    for module, mode in modes:
-        module.training = mode
     return torch.cat(found)

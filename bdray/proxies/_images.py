@@ -1,7 +1,6 @@
-"""What the proxies of images share: a model held still, one trigger a class learnt on a victim, and who follows it."""
+"""What the proxies of images share: one trigger a class learnt on a victim, and who follows it."""
 
-import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -15,18 +14,6 @@ AT_ONCE = 640
 """Stamped images in one pass: of as many classes as fit."""
 ANOMALY, NORMAL = 2.0, 1.4826
 """Neural Cleanse's threshold; a normal distribution's standard deviation over its median absolute deviation."""
-
-
-@contextlib.contextmanager
-def still(model: nn.Module) -> Iterator[nn.Module]:
-    """The model in eval mode and without gradients of its own; as it was afterwards."""
-    training, wanted = model.training, [p.requires_grad for p in model.parameters()]
-    try:
-        yield model.eval().requires_grad_(False)
-    finally:
-        model.train(training)
-        for parameter, flag in zip(model.parameters(), wanted, strict=True):
-            parameter.requires_grad_(flag)
 
 
 def pixels(samples: Samples, task: Task) -> Tensor:

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from bdray.data import Samples
 from bdray.proxies import Prepared, Proxy
-from bdray.proxies._images import chunks, follow, per_class, pixels, still, suspects
+from bdray.proxies._images import chunks, follow, per_class, pixels, suspects
 from bdray.spec import BatchSize, Count, Positive, Share
+from bdray.still import still
 from bdray.task import Task
 
 
@@ -40,8 +41,8 @@ class InvertedTrigger(Proxy):
     def prepare(self, before: nn.Module, clean: Samples, task: Task, classes: int, rng: torch.Generator) -> Prepared:
         """Masks [K, 1, H, W] and patterns [K, C, H, W] in 0..1, and the masks' norms [K], infinite where none succeeded."""
         inputs = pixels(clean, task)
-        with still(before):
-            found = [self.invert(before, inputs, part, rng) for part in chunks(classes, self.batch)]
+        held = still(before)
+        found = [self.invert(held, inputs, part, rng) for part in chunks(classes, self.batch)]
         masks, patterns, norms = (torch.cat(part).cpu() for part in zip(*found, strict=True))
         return {"masks": masks, "patterns": patterns, "norms": norms}
 

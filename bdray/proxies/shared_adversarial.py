@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from bdray.data import Samples
 from bdray.proxies import Prepared, Proxy
-from bdray.proxies._images import at_rest, pixels, still
+from bdray.proxies._images import at_rest, pixels
 from bdray.spec import Count, Positive
+from bdray.still import still
 from bdray.task import Task
 from bdray.training import batches
 
@@ -34,8 +35,8 @@ class SharedAdversarial(Proxy):
 
     def prepare(self, before: nn.Module, clean: Samples, task: Task, classes: int, rng: torch.Generator) -> Prepared:
         """The examples at rest, uint8 [N, C, H, W], and what the victim takes them for, int64 [N]."""
-        with still(before):
-            made = [at_rest(self.attack(before, pixels(part, task), part.targets)) for part in batches(clean, 128)]
+        held = still(before)
+        made = [at_rest(self.attack(held, pixels(part, task), part.targets)) for part in batches(clean, 128)]
         images = torch.cat(made)
         return {"images": images, "mistakes": task.predict(before, Samples(images, clean.targets))}
 

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from bdray.data import Samples
 from bdray.proxies import Prepared, Proxy
-from bdray.proxies._images import chunks, clipped, follow, per_class, pixels, still, suspects
+from bdray.proxies._images import chunks, clipped, follow, per_class, pixels, suspects
 from bdray.spec import BatchSize, Count, Positive, Share
+from bdray.still import still
 from bdray.task import Task
 
 REACH = 4.0
@@ -39,8 +40,8 @@ class UniversalPerturbation(Proxy):
     def prepare(self, before: nn.Module, clean: Samples, task: Task, classes: int, rng: torch.Generator) -> Prepared:
         """Perturbations [K, C, H, W], and the share of the samples of other classes that each sends to its class [K]."""
         inputs = pixels(clean, task)
-        with still(before):
-            found = torch.cat([self.learn(before, inputs, part, rng) for part in chunks(classes, self.batch)]).cpu()
+        held = still(before)
+        found = torch.cat([self.learn(held, inputs, part, rng) for part in chunks(classes, self.batch)]).cpu()
         shares = follow(before, clean, lambda x, c: x + found[c].to(x.device), range(classes), task)
         return {"perturbations": found, "shares": shares}
 
