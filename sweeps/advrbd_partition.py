@@ -2,7 +2,8 @@
 the poisoned training set. bdray sweep sweeps/advrbd_partition.py --data DIR; bdray best advrbd_partition --by training
 
 SIG is not in the panel: its labels are true, and this objective cannot tell it from clean samples. At most 4 x 0.1 of the
-training set are taken for clean, so that less than half of it is ever unlearnt. Data, model and recipe are advrbd_cpu.py's.
+training set are taken for clean, so that less than half of it is ever unlearnt. Data and model are advrbd_cpu.py's, and the
+recipe, but in batches of 128.
 """
 
 from ray import tune
