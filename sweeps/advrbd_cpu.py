@@ -3,10 +3,11 @@ defaults, with relabelling and with our remedy (three seeds of the defense on on
 
 bdray sweep sweeps/advrbd_cpu.py --data DIR
 bdray sweep sweeps/advrbd_cpu.py --data DIR 'attack={"name":"physical","preset":"advrbd"}' \
-    training.augment=true training.batch=32 training.lr=0.05
+    training.augment=true training.batch=32 training.epochs=20
 
 Without augmentation a small trigger is learnt in a few epochs, and a class of 400 images is remembered. The second command is
-PhysicalBA's, whose trigger, moved and turned in the 200 images that bear it, is learnt only where the clean ones move, too.
+PhysicalBA's, whose trigger, moved and turned in the 200 images that bear it, is learnt only where the clean ones move, too, and
+in ten epochs by luck.
 """
 
 from ray import tune
