@@ -20,6 +20,7 @@ from bdray.attacks import Attack, Patterns, Poison, Setting, poison
 from bdray.data import Data, Samples, Splits
 from bdray.defenses import Defense, Evidence
 from bdray.held import Held
+from bdray.kept import Kept
 from bdray.memory import peak_memory, reset_peak_memory
 from bdray.provenance import provenance
 from bdray.proxies import Misfit, Proxy
@@ -29,7 +30,7 @@ from bdray.seeds import rng
 from bdray.spec import Amount, BadInput, Config, Incompatible, Spec, key_of, member
 from bdray.store import Store
 from bdray.task import Task
-from bdray.training import ALONE, Checkpoint, Team, Training, fit, place
+from bdray.training import ALONE, Team, Training, fit, place
 from bdray.truth import Look, Truth
 
 
@@ -298,24 +299,14 @@ def _run(
     curve, looked = _Curve(experiment.key(), "defense", progress), _Curve(experiment.key(), "truth", unwatched)
     truth = truth_of(experiment, victim.poison, splits)
     look = Look(truth, lambda model: evaluate(model, experiment, victim.patterns, splits, at_most=LOOKED_AT), looked)
+    kept = Kept(store, experiment.victim_key(), defense.name, evidence)
     reset_peak_memory()
     started = time.perf_counter()
     draw = rng(experiment.seed, "defense", defense.seed)
-    kept, given = list[_Kept](), evidence
-
-    def keep(what: Config) -> Checkpoint:
-        assert given.train is not None
-        assert given.splits is not None
-        # A victim made anew may have other poison, or other data.
-        learnt = given.splits._replace(train=given.train).digest()
-        key = key_of({"defense": defense.name, "learnt": learnt, **what})
-        kept.append(_Kept(store.checkpoint(f"{experiment.victim_key()}.{key}")))
-        return kept[-1]
-
     # A closure: `look` itself has the truth in a field.
-    evidence = evidence._replace(show=lambda *what, **named: look(*what, **named), keep=keep)
+    evidence = evidence._replace(show=lambda *what, **named: look(*what, **named), keep=kept)
     defended = defense.defend(evidence, task, draw, curve)
-    seconds = time.perf_counter() - started - look.seconds + sum(found.seconds for found in kept)
+    seconds = time.perf_counter() - started - look.seconds + kept.seconds
     memory = peak_memory()
     after = evaluate(defended.model, experiment, victim.patterns, splits)
     held = Held(task, splits.held, mine, len(splits.classes), experiment.victim_key(), experiment.seed, store)
@@ -381,22 +372,6 @@ def truth_of(experiment: Experiment, harm: Poison, splits: Splits) -> Truth:
     attack = experiment.attack
     labels = torch.where(poisoned, attack.relabel(splits.train.targets), splits.train.targets)
     return Truth(poisoned, covered, labels, attack.target)
-
-
-class _Kept:
-    """A checkpoint that knows how long its epochs took when another defense, or this one before it was cut off, made them."""
-
-    def __init__(self, checkpoint: Checkpoint) -> None:
-        self._checkpoint, self.seconds = checkpoint, 0.0
-
-    def load(self) -> tuple[dict[str, Tensor], int] | None:
-        found = self._checkpoint.load()
-        if found is not None:
-            self.seconds = float(found[0]["history"][-1, 1])
-        return found
-
-    def save(self, tensors: dict[str, Tensor], epochs: int) -> None:
-        self._checkpoint.save(tensors, epochs)
 
 
 class _Curve:

@@ -1,0 +1,47 @@
+"""Trainings that the settings of a defense on one victim have in common, such as AdvrBD's warm-up, kept in the store."""
+
+from torch import Tensor
+
+from bdray.defenses import Evidence
+from bdray.spec import Config, key_of
+from bdray.store import Store
+from bdray.training import Checkpoint
+
+
+class Kept:
+    """A `Keep` of one defense on one victim, which knows the seconds that another setting, or this one before it was cut off,
+    spent on what was found."""
+
+    def __init__(self, store: Store, victim: str, defense: str, evidence: Evidence) -> None:
+        """`victim` is its key. The training set counts, too: a victim made anew may have other poison, or other data."""
+        self.store, self.victim, self.defense, self.evidence = store, victim, defense, evidence
+        self._given: list[_Timed] = []
+
+    def __call__(self, what: Config) -> Checkpoint:
+        assert self.evidence.train is not None
+        assert self.evidence.splits is not None
+        learnt = self.evidence.splits._replace(train=self.evidence.train).digest()
+        key = key_of({"defense": self.defense, "learnt": learnt, **what})
+        self._given.append(_Timed(self.store.checkpoint(f"{self.victim}.{key}")))
+        return self._given[-1]
+
+    @property
+    def seconds(self) -> float:
+        """Of all that was found."""
+        return sum(each.seconds for each in self._given)
+
+
+class _Timed:
+    """A checkpoint that remembers the seconds of the epochs that it held when it was loaded."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self._checkpoint, self.seconds = checkpoint, 0.0
+
+    def load(self) -> tuple[dict[str, Tensor], int] | None:
+        found = self._checkpoint.load()
+        if found is not None:
+            self.seconds = float(found[0]["history"][-1, 1])
+        return found
+
+    def save(self, tensors: dict[str, Tensor], epochs: int) -> None:
+        self._checkpoint.save(tensors, epochs)
