@@ -300,11 +300,13 @@ def _run(
     truth = truth_of(experiment, victim.poison, splits)
     look = Look(truth, lambda model: evaluate(model, experiment, victim.patterns, splits, at_most=LOOKED_AT), looked)
     kept = Kept(store, experiment.victim_key(), defense.name, evidence)
+    # Closures: `look` has the truth in a field, `kept` the store, in which the attack is.
+    evidence = evidence._replace(show=lambda *what, **named: look(*what, **named))
+    if "train" in defense.needs:
+        evidence = evidence._replace(keep=lambda what: kept(what))
     reset_peak_memory()
     started = time.perf_counter()
     draw = rng(experiment.seed, "defense", defense.seed)
-    # A closure: `look` itself has the truth in a field.
-    evidence = evidence._replace(show=lambda *what, **named: look(*what, **named), keep=kept)
     defended = defense.defend(evidence, task, draw, curve)
     seconds = time.perf_counter() - started - look.seconds + kept.seconds
     memory = peak_memory()

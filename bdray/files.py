@@ -71,11 +71,15 @@ class Files:
     def list(self, folder: str, recursive: bool = False) -> dict[str, fs.FileInfo]:
         """What is in a folder, by path; nothing where there is no folder."""
         selector = fs.FileSelector(f"{self.root}/{folder}".rstrip("/"), allow_not_found=True, recursive=recursive)
-        infos = None
-        while infos is None:
-            # A folder that is made while a disk is looking for it is neither found nor, a moment later, missing.
-            with contextlib.suppress(FileNotFoundError), self._refusing(f"list {folder} in"):
-                infos = self.system.get_file_info(selector)
+        for left in reversed(range(100)):
+            try:
+                with self._refusing(f"list {folder} in"):
+                    infos = self.system.get_file_info(selector)
+                break
+            except FileNotFoundError:
+                # A folder that is made while a disk is looking for it is neither found nor, a moment later, missing.
+                if not left:
+                    raise
         above = len(self.root.lstrip("/")) + 1
         return {str(info.path).lstrip("/")[above:]: info for info in sorted(infos, key=lambda info: info.path)}
 

@@ -3,6 +3,7 @@
 from torch import Tensor
 
 from bdray.defenses import Evidence
+from bdray.provenance import provenance
 from bdray.spec import Config, key_of
 from bdray.store import Store
 from bdray.training import Checkpoint
@@ -13,7 +14,8 @@ class Kept:
     spent on what was found."""
 
     def __init__(self, store: Store, victim: str, defense: str, evidence: Evidence) -> None:
-        """`victim` is its key. The training set counts, too: a victim made anew may have other poison, or other data."""
+        """`victim` is its key. The training set counts, too: a victim made anew may have other poison, or other data. So do the
+        versions of bdray and torch: a row says with which its defense ran."""
         self.store, self.victim, self.defense, self.evidence = store, victim, defense, evidence
         self._given: list[_Timed] = []
 
@@ -21,7 +23,8 @@ class Kept:
         assert self.evidence.train is not None
         assert self.evidence.splits is not None
         learnt = self.evidence.splits._replace(train=self.evidence.train).digest()
-        key = key_of({"defense": self.defense, "learnt": learnt, **what})
+        code = {name: provenance()[name] for name in ("bdray_version", "torch_version")}
+        key = key_of({"defense": self.defense, "learnt": learnt, **code, **what})
         self._given.append(_Timed(self.store.checkpoint(f"{self.victim}.{key}")))
         return self._given[-1]
 

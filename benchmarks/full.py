@@ -25,8 +25,9 @@ import pyarrow.parquet as pq
 from _measure import machine, markdown, stages
 
 from bdray.experiment import Experiment, load, run
+from bdray.refusal import Refused
 from bdray.results import Row, to_table
-from bdray.spec import Config
+from bdray.spec import BadInput, Config
 from bdray.store import Store
 
 ATTACKS = ("badnets", "blend", "sig", "wanet", "physical", "tact", "adaptive_blend", "adaptive_patch")
@@ -66,7 +67,9 @@ def work(config: Config, store: str, data: Path, sweep: str) -> tuple[Row | None
     said = f"{experiment.attack.name} {config['defense']}"
     try:
         row = run(experiment, Store(store), data, sweep)
-    except (RuntimeError, ArithmeticError) as error:  # of this cell: its failed row is in the store
+    except Refused:
+        raise
+    except (RuntimeError, ArithmeticError, BadInput) as error:  # of this cell: its failed row is in the store
         return None, f"{said}: {type(error).__name__}: {error}"
     scores = f"utility {row.utility_after:.4f} ASR {row.asr_after:.4f} target {row.target_utility_after:.4f}"
     return row, f"{said}: {row.status} {row.error} {scores} flagged {row.flag_recall:.3f} {row.false_alarm:.3f}"
@@ -116,7 +119,8 @@ def taken(cells: list[Config], options: argparse.Namespace, started: float) -> l
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 kind, began = running.pop(future)
                 row, said = future.result()
-                longest[kind] = max(longest.get(kind, 0.0), time.monotonic() - began)
+                known = row.seconds if row is not None else 0.0  # what was in the store already took no time now
+                longest[kind] = max(longest.get(kind, 0.0), known, time.monotonic() - began)
                 print(f"{time.monotonic() - started:.0f} s {said}", flush=True)
                 if row is not None:
                     rows.append(row)

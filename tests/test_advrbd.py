@@ -13,11 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from bdray.data import Samples, Splits
-from bdray.defenses import Evidence
+from bdray.defenses import Evidence, unkept
 from bdray.defenses import advrbd as module
 from bdray.defenses._stages import Stages
 from bdray.defenses.advrbd import AdvrBD
 from bdray.experiment import backdoor, collect, load, run
+from bdray.provenance import provenance
 from bdray.seeds import rng
 from bdray.spec import BadInput
 from bdray.store import Store, StoreCheckpoint
@@ -180,6 +181,10 @@ def test_at_least_one_an_iteration_may_be_everything_too(balanced: bool, each: i
     told = rf"^advrbd\.iterations: got 49, in each of which {each} of 50 training .* at most {48 // each}; lower it$"
     with pytest.raises(BadInput, match=told):
         AdvrBD(partition_rate=0.004, iterations=49, balanced=balanced).check(splits)
+    AdvrBD(partition_rate=0.96, iterations=1).check(splits)
+    told = r"^advrbd\.partition_rate: got 0\.98, which takes 49 of 50 training .* at most 48; lower it$"
+    with pytest.raises(BadInput, match=told):
+        AdvrBD(partition_rate=0.98, iterations=1).check(splits)
 
 
 def test_the_perturbation_in_pixels() -> None:
@@ -567,3 +572,30 @@ def test_a_victim_made_anew_with_other_poison_has_a_warmup_of_its_own(store: Sto
         store.files.delete(path)
     run(WHOLE, store, Path(), again=True)
     assert len(set(store.files.list("checkpoints")) - before) == 1
+
+
+def test_a_warmup_of_another_torch_is_not_taken_over(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row says with which torch its defense ran."""
+    run(WHOLE, store, Path())
+    before = set(store.files.list("checkpoints"))
+    monkeypatch.setattr("bdray.kept.provenance", lambda: {**provenance(), "torch_version": "9.9"})
+    run(WHOLE, store, Path(), again=True)
+    assert len(set(store.files.list("checkpoints")) - before) == 1
+
+
+@pytest.mark.parametrize("name", ["advrbd", "none"])
+def test_no_defense_is_handed_the_store(name: str, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In which the attack lies; and who has no training set has nothing to keep."""
+    experiment = WHOLE if name == "advrbd" else tiny(defense={"name": name})
+    handed: list[Evidence] = []
+    defend = type(experiment.defense).defend
+
+    def spy(self: Any, evidence: Evidence, *rest: Any) -> Any:
+        handed.append(evidence)
+        return defend(self, evidence, *rest)
+
+    monkeypatch.setattr(type(experiment.defense), "defend", spy)
+    run(experiment, store, Path())
+    ((show, keep),) = ((evidence.show, evidence.keep) for evidence in handed)
+    assert vars(show) == vars(keep) == {}
+    assert (keep is unkept) == (name == "none")

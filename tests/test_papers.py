@@ -221,14 +221,17 @@ class TestCounterparts:
 class TestSweeps:
     def test_they_are_the_papers_tables_on_cifar10(self) -> None:
         """Every experiment is published but the victims of other rates and models without a defense, and all that is published
-        for CIFAR-10 is run but SCAn and what TaCT's source class is too small for."""
+        for CIFAR-10 is run but SCAn and what TaCT's source class is too small for: 0.15 and 0.2, and 0.1 not quite."""
         published, run = Published(ADVRBD), set()
         for name in ("tables", "rates", "models"):
             configs = [cell.experiment.config() for cell in expand(read_sweep(f"sweeps/advrbd_{name}.py"))]
             assert {config["seed"] for config in configs} == {0, 1, 2}
             for config in configs:
                 cell = published.beside(config)
-                if cell is not None and cell.rate == config["attack"]["rate"]:
+                rate = (
+                    0.1 if config["attack"] == {**config["attack"], "name": "tact", "rate": 0.095} else config["attack"]["rate"]
+                )
+                if cell is not None and cell.rate == rate:
                     run.add(id(cell))
                 else:
                     assert name != "tables"

@@ -1,7 +1,7 @@
 """Attack: which samples are poisoned, how they are stamped, what they are made to mean; every other module is one attack.
 
 Images are stamped at rest: uint8 [N, C, H, W] in, a new tensor of the same shape and type out, inputs never changed.
-Fractions are cut off as a cast to uint8 does, because that is what the published triggers are.
+Fractions are cut off as a cast to uint8 does, because that is what the published triggers are, unless an attack says otherwise.
 """
 
 from typing import ClassVar, NamedTuple

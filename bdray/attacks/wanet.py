@@ -25,7 +25,8 @@ def warp(controls: Tensor, height: int, width: int, strength: float, rescale: fl
 
 
 def sample(x: Tensor, grid: Tensor) -> Tensor:
-    """uint8 images [N, C, H, W] sampled bilinearly at a grid [1 or N, H, W, 2]."""
+    """uint8 images [N, C, H, W] sampled bilinearly at a grid [1 or N, H, W, 2]; fractions are rounded, not cut off, which would
+    darken every image by half a step."""
 
     def warped(part: Tensor, grids: Tensor) -> Tensor:
         return F.grid_sample(part.float(), grids, align_corners=True).round().clamp(0, 255).to(torch.uint8)

@@ -91,6 +91,11 @@ class AdvrBD(Defense):
     def check(self, splits: Splits) -> None:
         super().check(splits)
         each, count = sum(self.sizes(splits.train.targets)), len(splits.train)
+        if each > count - 2:
+            raise BadInput(
+                f"advrbd.partition_rate: got {self.partition_rate:g}, which takes {each} of {count} training samples for clean "
+                f"at once and leaves too few, expected at most {count - 2}; lower it"
+            )
         if each * self.iterations > count - 2:
             raise BadInput(
                 f"advrbd.iterations: got {self.iterations}, in each of which {each} of {count} training samples are taken for "

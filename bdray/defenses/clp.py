@@ -2,7 +2,8 @@
 Lipschitzness", ECCV 2022): channels that can stretch their input far more than the others of their layer are switched off.
 
 The authors pair a BatchNorm with the convolution registered before it, which on nets that normalise first is another one; here
-it is the one whose output it gets (bdray.channels), and other BatchNorms are left alone.
+it is the one whose output it gets (bdray.channels), and other BatchNorms are left alone. They divide by the root of the
+variance alone; here eps is added to it, as BatchNorm does: a channel that sleeps is not taken for a steep one.
 """
 
 import functools
