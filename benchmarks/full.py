@@ -119,7 +119,8 @@ def taken(cells: list[Config], options: argparse.Namespace, started: float) -> l
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 kind, began = running.pop(future)
                 row, said = future.result()
-                known = row.seconds if row is not None else 0.0  # what was in the store already took no time now
+                # What was in the store took no time now; a row of `none` is its victim.
+                known = 0.0 if row is None else max(row.seconds, row.victim_seconds)
                 longest[kind] = max(longest.get(kind, 0.0), known, time.monotonic() - began)
                 print(f"{time.monotonic() - started:.0f} s {said}", flush=True)
                 if row is not None:

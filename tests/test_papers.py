@@ -228,10 +228,8 @@ class TestSweeps:
             assert {config["seed"] for config in configs} == {0, 1, 2}
             for config in configs:
                 cell = published.beside(config)
-                rate = (
-                    0.1 if config["attack"] == {**config["attack"], "name": "tact", "rate": 0.095} else config["attack"]["rate"]
-                )
-                if cell is not None and cell.rate == rate:
+                attack, rate = config["attack"]["name"], config["attack"]["rate"]
+                if cell is not None and cell.rate == (0.1 if (attack, rate) == ("tact", 0.095) else rate):
                     run.add(id(cell))
                 else:
                     assert name != "tables"

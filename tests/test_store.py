@@ -737,6 +737,8 @@ class TestWriters:
         listed = []
         while maker.is_alive():
             listed.append(Store(str(tmp_path)).files.list("rows", recursive=True))
+        maker.join()
+        assert maker.exitcode == 0
         assert listed
         assert not any(listed)
 
