@@ -12,6 +12,9 @@ import pyarrow as pa
 from bdray.spec import Config, key_of
 
 NAN = float("nan")
+STATUSES = ("done", "skipped", "failed", "lost")
+"""How an experiment ended. skipped: its parts make no sense together. failed: it raised. lost: its workers died under it, so
+that the same command tries it again. The reason is in the row's `error`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +41,7 @@ class Row:
     victim: str
     sweep: str
     status: str
-    """done, skipped (the reason is in `error`) or failed."""
+    """One of `STATUSES`."""
     error: str = ""
     task: str
     data: str
