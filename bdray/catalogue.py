@@ -10,7 +10,7 @@ from pathlib import Path
 from bdray.spec import BadInput, unknown
 
 FOLDERS = {
-    "tasks": "tasks",
+    "tasks": "bdray.tasks",
     "data": "bdray.data",
     "models": "bdray.models",
     "attacks": "bdray.attacks",

@@ -26,9 +26,10 @@ class Batch(NamedTuple):
 
 
 class Task(Spec):
-    """A modality: how samples are batched, learnt from and scored. Members live in the top-level folder `tasks`."""
+    """A modality: how samples are batched, learnt from and scored. Members live in the top-level folder `tasks`, which the
+    package holds a link to."""
 
-    folder: ClassVar[str] = "tasks"
+    folder: ClassVar[str] = "bdray.tasks"
     kind: ClassVar[str] = "task"
     modality: ClassVar[str]
     utility: ClassVar[str]

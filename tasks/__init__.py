@@ -1,1 +1,1 @@
-"""The modalities: one module each, one Task each. The seam to bdray is the name of this folder."""
+"""The modalities: one module each, one Task each. No module of bdray imports one: the seam is `Task.folder`."""

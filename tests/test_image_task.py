@@ -12,7 +12,7 @@ from bdray.data import Data, Samples, Splits
 from bdray.seeds import rng
 from bdray.spec import Config
 from bdray.task import Batch, Task
-from tasks.image import Image, Normalize
+from bdray.tasks.image import Image, Normalize
 
 
 def image_task(data: str | Config = "miniature", width: int = 4) -> Task:

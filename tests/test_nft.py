@@ -16,8 +16,8 @@ from bdray.defenses.nft import Nft, block_of
 from bdray.seeds import rng
 from bdray.spec import Incompatible
 from bdray.task import Batch, Task
+from bdray.tasks.image import Image
 from bdray.training import silent
-from tasks.image import Image
 
 CLASSES = 4
 

@@ -1,7 +1,6 @@
 """Connected: Ray on this machine, or the cluster at an address; what it has to give, and one sentence for what is wrong."""
 
 import contextlib
-import importlib
 import logging
 import os
 import socket
@@ -130,10 +129,8 @@ def _mismatch(address: str, text: str) -> str:
 
 
 def _package() -> dict[str, Any]:
-    """What a cluster's machines need of this one: bdray and the tasks themselves."""
-    modules = (bdray, importlib.import_module(Task.folder))
-    folders = [str(Path(str(module.__file__)).parent) for module in modules]
-    return {"py_modules": folders, "excludes": ["**/__pycache__"]}
+    """What a cluster's machines need of this one: bdray itself, the tasks in it."""
+    return {"py_modules": [str(Path(str(bdray.__file__)).parent)], "excludes": ["**/__pycache__"]}
 
 
 def _resources() -> Resources:

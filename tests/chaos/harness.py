@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import bdray
-import tasks
 import tests
 from tests.chaos import events
 
@@ -37,12 +36,11 @@ class Place:
         # Its path stands in the command lines of all of its Ray's daemons; short, for the names of sockets are.
         self.ray = Path(tempfile.mkdtemp(prefix="chaos-", dir="/tmp"))
         leave = shutil.ignore_patterns("__pycache__")
-        for package in (bdray, tasks):
-            shutil.copytree(Path(str(package.__file__)).parent, self.code / package.__name__, ignore=leave)
+        shutil.copytree(Path(str(bdray.__file__)).parent, self.code / "bdray", ignore=leave)
         here = Path(__file__).parent
         shutil.copytree(here, self.code / "tests" / "chaos", ignore=leave)
         shutil.copy(str(tests.__file__), self.code / "tests")
-        shutil.copy(here / "members" / "task.py", self.code / "tasks" / "logged.py")
+        shutil.copy(here / "members" / "task.py", self.code / "bdray" / "tasks" / "logged.py")
         shutil.copy(here / "members" / "defense.py", self.code / "bdray" / "defenses" / "logged.py")
 
     def events(self, *kinds: str) -> list[dict[str, Any]]:

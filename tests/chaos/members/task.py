@@ -9,7 +9,7 @@ import torch
 from bdray.data import Samples
 from bdray.seeds import seed_of
 from bdray.store import Store, StoreCheckpoint
-from tasks.image import Image
+from bdray.tasks.image import Image
 from tests.chaos.events import note, pause
 
 
