@@ -8,6 +8,7 @@ import uuid
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -58,6 +59,10 @@ class Files:
             return f"{self.root}/{below}".rstrip("/")
         parts = urlsplit(self._opened)
         return parts._replace(path=f"{parts.path.rstrip('/')}/{below}".rstrip("/")).geturl() if below else self._opened
+
+    def folder(self) -> Path | None:
+        """The folder on a disk of this machine that the paths are relative to; None in a bucket."""
+        return Path(self.root) if isinstance(self.system, fs.LocalFileSystem) else None
 
     def info(self, path: str) -> fs.FileInfo:
         """Type, size and time of what is at a path, if anything."""

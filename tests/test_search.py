@@ -3,17 +3,23 @@
 import dataclasses
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import optuna
 import pytest
+from optuna.samplers import RandomSampler
+from optuna.storages import InMemoryStorage, JournalStorage
+from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 from ray import tune
 from ray.tune.schedulers import AsyncHyperBandScheduler
+from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
 from bdray.launch import Sweep, launch, plan, read_sweep
 from bdray.launch.search import Past, _Honest, past
 from bdray.launch.settings import cells_of, check_search, domains, drawn, members, setting_key
+from bdray.launch.study import Study
 from bdray.objective import Objective, front
 from bdray.spec import BadInput
 from bdray.store import Store
@@ -186,30 +192,41 @@ class TestObjective:
 # What the searcher is told
 
 
+class Told(NamedTuple):
+    """A searcher in its wrapping, and the Optuna study behind it."""
+
+    honest: _Honest
+    study: optuna.Study
+
+
 class TestHonest:
     """With a real Optuna study and no Ray."""
 
-    @pytest.fixture
-    def told(self) -> _Honest:
+    @pytest.fixture(params=["ours", "a person's own"])
+    def told(self, request: pytest.FixtureRequest) -> Told:
         sweep = search_of()
         before = Past([trial("finished", 0.4), trial("stopped", 0.1, 1), trial("failed", None, 0)], [SETTING])
-        honest = _Honest(OptunaSearch(metric="value", mode="max"), before, sweep.aim, 2, None)  # type: ignore[arg-type]
+        storage = InMemoryStorage()
+        inner: Searcher = Study(RandomSampler(), "value", "max")
+        if request.param != "ours":
+            inner = OptunaSearch(metric="value", mode="max", study_name="own", storage=storage)
+        honest = _Honest(inner, before, 2, None)  # type: ignore[arg-type]
         assert honest.set_search_properties("value", "max", dict(domains(sweep)))
-        return honest
+        return Told(honest, inner.study if isinstance(inner, Study) else optuna.load_study(study_name="own", storage=storage))
 
-    def test_it_knows_what_was_shown_before(self, told: _Honest) -> None:
-        study = told.inner._ot_study  # type: ignore[attr-defined]
-        assert [t.state for t in study.trials] == [TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL]
-        assert (study.trials[0].value, study.trials[1].intermediate_values) == (0.4, {1: 0.1})
+    def test_it_knows_what_was_shown_before(self, told: Told) -> None:
+        trials = told.study.trials
+        assert [t.state for t in trials] == [TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL]
+        assert trials[0].value == 0.4
 
-    def test_what_was_cut_off_comes_first_and_counts(self, told: _Honest) -> None:
-        study = told.inner._ot_study  # type: ignore[attr-defined]
-        first = told.suggest("a")
+    def test_what_was_cut_off_comes_first_and_counts(self, told: Told) -> None:
+        first = told.honest.suggest("a")
         assert first is not None
         assert {name: value for name, value in first.items() if name != "job"} == SETTING
-        told.on_trial_result("a", report(1, 0.3))
-        told.on_trial_complete("a", report(2, 0.6))
-        assert (study.trials[-1].state, study.trials[-1].value, study.trials[-1].params) == (TrialState.COMPLETE, 0.6, SETTING)
+        told.honest.on_trial_result("a", report(1, 0.3))
+        told.honest.on_trial_complete("a", report(2, 0.6))
+        last = told.study.trials[-1]
+        assert (last.state, last.value, last.params) == (TrialState.COMPLETE, 0.6, SETTING)
 
     @pytest.mark.parametrize(
         ("result", "error", "state"),
@@ -221,19 +238,55 @@ class TestHonest:
             ((2, math.nan), False, TrialState.FAIL),
         ],
     )
-    def test_a_stopped_trial_never_poses_as_finished(self, told: _Honest, result: Any, error: bool, state: TrialState) -> None:
-        study = told.inner._ot_study  # type: ignore[attr-defined]
-        told.suggest("a")
-        told.suggest("b")
-        told.on_trial_complete("b", report(*result) if result else None, error)
-        assert study.trials[-1].state == state
+    def test_a_stopped_trial_never_poses_as_finished(self, told: Told, result: Any, error: bool, state: TrialState) -> None:
+        told.honest.suggest("a")
+        told.honest.suggest("b")
+        told.honest.on_trial_complete("b", report(*result) if result else None, error)
+        assert told.study.trials[-1].state == state
 
-    def test_a_failed_cell_is_no_value(self, told: _Honest) -> None:
-        study = told.inner._ot_study  # type: ignore[attr-defined]
-        told.suggest("a")
-        told.suggest("b")
-        told.on_trial_complete("b", {**report(1, 0.9), "status": "failed"})
-        assert study.trials[-1].state == TrialState.FAIL
+    def test_a_failed_cell_is_no_value(self, told: Told) -> None:
+        told.honest.suggest("a")
+        told.honest.suggest("b")
+        told.honest.on_trial_complete("b", {**report(1, 0.9), "status": "failed"})
+        assert told.study.trials[-1].state == TrialState.FAIL
+
+
+class TestStudy:
+    """What Optuna is told, and the copy that its dashboard opens."""
+
+    def test_a_stopped_trial_counts_with_what_it_showed(self) -> None:
+        study = Study(RandomSampler(), "value", "max")
+        study.set_search_properties("value", "max", dict(domains(search_of())))
+        study.add(SETTING, {"value": 0.1, "step": 1}, "stopped")
+        study.suggest("a")
+        study.on_trial_result("a", {"value": 0.3, "training_iteration": 1})
+        study.on_trial_complete("a")
+        assert [t.state for t in study.study.trials] == [TrialState.PRUNED] * 2
+        assert [t.intermediate_values for t in study.study.trials] == [{1: 0.1}, {1: 0.3}]
+
+    def test_the_journal_is_a_whole_study(self, tmp_path: Path) -> None:
+        journal = tmp_path / "searches" / "s" / "optuna.journal"
+        for number in (1, 2):  # the second launch begins it anew
+            study = Study(RandomSampler(), ["utility", "left"], ["max", "min"], journal)
+            study.set_search_properties(None, None, dict(domains(search_of())))
+            study.add(SETTING, {"utility": 0.9, "left": 0.2}, "finished")
+            for name in range(number):
+                study.suggest(str(name))
+                study.on_trial_complete(str(name), {"utility": 0.8, "left": 0.1 * name})
+        storage = JournalStorage(JournalFileBackend(str(journal)))
+        (seen,) = optuna.get_all_study_summaries(storage)
+        copied = optuna.load_study(study_name=seen.study_name, storage=storage)
+        assert seen.study_name == "s"
+        assert [t.values for t in copied.trials] == [[0.9, 0.2], [0.8, 0.0], [0.8, 0.1]]
+        assert [t.params for t in copied.trials] == [t.params for t in study.study.trials]
+
+    def test_a_journal_that_cannot_be_written_stops_nothing(self, tmp_path: Path) -> None:
+        (tmp_path / "searches").write_text("a file where a folder should be")
+        study = Study(RandomSampler(), "value", "max", tmp_path / "searches" / "s" / "optuna.journal")
+        study.set_search_properties("value", "max", dict(domains(search_of())))
+        study.suggest("a")
+        study.on_trial_complete("a", {"value": 0.5})
+        assert study.study.best_value == 0.5
 
 
 SETTING = {"defense.lr": 0.1, "defense.alpha": 0.5, "defense.bn": "eval"}

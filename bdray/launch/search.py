@@ -6,6 +6,7 @@ import dataclasses
 import math
 from typing import Any
 
+from optuna.samplers import TPESampler
 from ray import tune
 from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
 from ray.tune.search import Searcher
@@ -14,10 +15,10 @@ from ray.tune.search.optuna import OptunaSearch
 from bdray.launch.cells import Listener, fit
 from bdray.launch.expand import Cells
 from bdray.launch.settings import Setting, cells_of, domains, drawn, members, setting_key
+from bdray.launch.study import Study
 from bdray.launch.sweep import Sweep
 from bdray.launch.watch import Watch
 from bdray.launch.work import AWAY, REFUSED, SHOWN, Work, run_cell
-from bdray.objective import Objective
 from bdray.seeds import seed_of
 from bdray.spec import BadInput, Config
 from bdray.store import Store
@@ -67,7 +68,7 @@ def run_search(sweep: Sweep, before: Past, work: Work, store: Store, slots: int,
         space: dict[str, Any] = {"setting": tune.grid_search(settings[:wanted]), "job": job}
         options: dict[str, Any] = {"num_samples": 1}
     else:
-        searcher = _Honest(_searcher(sweep, len(before.over)), before, aim, size, job)
+        searcher = _Honest(_searcher(sweep, len(before.over), store), before, size, job)
         space = dict(domains(sweep))
         options = {"num_samples": wanted, "search_alg": searcher, "max_concurrent_trials": slots}
     if not aim.front:
@@ -76,19 +77,14 @@ def run_search(sweep: Sweep, before: Past, work: Work, store: Store, slots: int,
     return listener.failed
 
 
-def _searcher(sweep: Sweep, number: int) -> Searcher:
+def _searcher(sweep: Sweep, number: int, store: Store) -> Searcher:
     if isinstance(sweep.search, Searcher):
         return sweep.search
-    import optuna
-    from optuna.samplers import TPESampler
-
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-
     # With another seed each time that it goes on: the same one would draw the same settings again.
     sampler = TPESampler(seed=seed_of(sweep.seed, "optuna", number) % 2**32, multivariate=True, constant_liar=True)
-    if sweep.front:
-        return OptunaSearch(metric=["utility", "left"], mode=["max", "min"], sampler=sampler)
-    return OptunaSearch(metric="value", mode="max", sampler=sampler)
+    metric, mode = (["utility", "left"], ["max", "min"]) if sweep.front else ("value", "max")
+    folder = store.files.folder()
+    return Study(sampler, metric, mode, folder and folder / "searches" / sweep.name / "optuna.journal")
 
 
 def _scheduler(sweep: Sweep, size: int) -> TrialScheduler | None:
@@ -209,9 +205,9 @@ class _Honest(Searcher):
     """A Tune searcher that is told the truth: a stopped trial is no finished one, a resumed search knows what was shown before,
     and settings that were cut off come first."""
 
-    def __init__(self, inner: Searcher, before: Past, aim: Objective, size: int, job: _Job) -> None:
+    def __init__(self, inner: Searcher, before: Past, size: int, job: _Job) -> None:
         super().__init__(metric=inner.metric, mode=inner.mode)
-        self.inner, self.before, self.aim, self.size, self.job = inner, before, aim, size, job
+        self.inner, self.before, self.size, self.job = inner, before, size, job
         self.waiting = list(before.open)
         self.repeated: dict[str, Setting] = {}
 
@@ -240,29 +236,20 @@ class _Honest(Searcher):
             self._add(self.repeated.pop(trial_id), result or {}, state)
         elif state == "finished":
             self.inner.on_trial_complete(trial_id, result)
-        elif state == "stopped" and isinstance(self.inner, OptunaSearch):
-            from optuna.trial import TrialState
-
-            self.inner._ot_study.tell(self.inner._ot_trials[trial_id], state=TrialState.PRUNED)
+        elif state == "stopped" and isinstance(self.inner, Study | OptunaSearch):
+            self.inner.on_trial_complete(trial_id)  # which is how both are told of a pruned trial
         else:
             self.inner.on_trial_complete(trial_id, error=True)
 
     def _add(self, setting: Setting, values: dict[str, Any], state: str) -> None:
         """Tell the searcher of a trial that it did not suggest; one that cannot be told goes on without."""
-        told: Any = [values.get("utility"), values.get("left")] if self.aim.front else values.get("value")
-        if isinstance(self.inner, OptunaSearch):
-            from optuna.trial import TrialState, create_trial
-
-            kept = TrialState.COMPLETE if state == "finished" else TrialState.PRUNED if state == "stopped" else TrialState.FAIL
-            result = {"values" if self.aim.front else "value": told} if state == "finished" else {}
-            seen = {int(values["step"]): told} if state == "stopped" and not self.aim.front else {}
-            self.inner._ot_study.add_trial(
-                create_trial(state=kept, params=setting, distributions=self.inner._space, intermediate_values=seen, **result)
-            )
+        if isinstance(self.inner, Study):
+            self.inner.add(setting, values, state)
             return
+        pruned = state == "stopped" and isinstance(self.inner, OptunaSearch)
         with contextlib.suppress(NotImplementedError):
-            done = state == "finished"
-            self.inner.add_evaluated_point(setting, told if done else None, error=not done)
+            value = values.get("value") if state == "finished" else None
+            self.inner.add_evaluated_point(setting, value, error=state != "finished" and not pruned, pruned=pruned)
 
     def save(self, checkpoint_path: str) -> None:
         """Tune's snapshots are not used: the store's trials are the ledger."""
