@@ -111,10 +111,10 @@ CURVES = pa.schema(
 has), `key` the victim's or the row's."""
 
 
-def setting_of(config: Config) -> str:
-    """The key of an experiment without its seeds."""
-    defense = {k: v for k, v in config["defense"].items() if k != "seed"}
-    return key_of({**{k: v for k, v in config.items() if k != "seed"}, "defense": defense})
+def setting_of(identity: Config) -> str:
+    """The key of an experiment, given as its `identity()`, without its seeds."""
+    defense = {k: v for k, v in identity["defense"].items() if k != "seed"}
+    return key_of({**{k: v for k, v in identity.items() if k != "seed"}, "defense": defense})
 
 
 def to_table(rows: list[Row]) -> pa.Table:
