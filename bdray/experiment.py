@@ -334,6 +334,7 @@ def _run(
         target_false_alarm=rates.target_alarm,
         kept_agreement=agreed.kept,
         flagged_agreement=agreed.flagged,
+        separation=defended.separation,
         clean_tests=len(splits.test),
         triggered_tests=int(attack.attackable(splits.test.targets).sum()),
         clean_held=len(mine),

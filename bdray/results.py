@@ -75,6 +75,8 @@ class Row:
     the poisoned training set alone, without truth, as is the next."""
     flagged_agreement: float = NAN
     """Flagged samples that the model predicts as labelled / flagged samples, both with 1 % of the training set added."""
+    separation: float = NAN
+    """How far the samples that a filter takes for poison lie apart from the others, 0 to 1, as the defender sees it."""
     clean_tests: int = 0
     triggered_tests: int = 0
     clean_held: int = 0
