@@ -10,7 +10,7 @@ from typing import Any
 
 from bdray.objective import KINDS, Objective, front
 from bdray.picture import check_name, save
-from bdray.spec import BadInput, key_of
+from bdray.spec import BadInput, Config, key_of
 from bdray.table import align, labels, percent, to_csv
 from bdray.trials import Trial
 
@@ -102,11 +102,21 @@ def _panels(rows: list[Mapping[str, Any]], trials: Sequence[Trial]) -> tuple[lis
         return [[by_key[key] for key in trial.cells] for trial in whole], len(trials) - len(whole)
     groups: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
-        defense = {name: value for name, value in json.loads(row["spec"])["defense"].items() if name != "seed"}
+        defense = {name: value for name, value in _identity(row)["defense"].items() if name != "seed"}
         groups.setdefault(key_of(defense), []).append(row)
     victims = {row["victim"] for row in rows}
     whole_groups = [group for group in groups.values() if {row["victim"] for row in group} == victims]
     return whole_groups, len(groups) - len(whole_groups)
+
+
+def _identity(row: Mapping[str, Any]) -> Config:
+    """What tells a row's experiment from others: rows of two versions of bdray show one setting."""
+    config: Config = json.loads(row["spec"])
+    if key_of(config) != row["key"]:  # it has fields that came later: only then is the experiment, and torch with it, needed
+        from bdray.experiment import Experiment
+
+        return Experiment.identity_of(config)
+    return config
 
 
 def _record(setting: str, rows: list[Mapping[str, Any]], aim: Objective) -> dict[str, Any]:

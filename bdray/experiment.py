@@ -50,7 +50,7 @@ class Experiment(Spec):
 
     def victim_key(self) -> str:
         """The hash under which the victim is stored: one victim serves every defense."""
-        return key_of(self.victim_config())
+        return key_of({k: v for k, v in self.identity().items() if k != "defense"})
 
     def check(self) -> None:
         """Raise Incompatible where the parts make no sense together."""
@@ -334,6 +334,7 @@ def _run(
         target_false_alarm=rates.target_alarm,
         kept_agreement=agreed.kept,
         flagged_agreement=agreed.flagged,
+        separation=defended.separation,
         clean_tests=len(splits.test),
         triggered_tests=int(attack.attackable(splits.test.targets).sum()),
         clean_held=len(mine),
@@ -398,10 +399,9 @@ def unfinished_row(experiment: Experiment, sweep: str, status: str, error: str) 
 
 
 def _row(experiment: Experiment, sweep: str, **values: Any) -> Row:
-    config = experiment.config()
     return Row(
-        key=key_of(config),
-        setting=setting_of(config),
+        key=experiment.key(),
+        setting=setting_of(experiment.identity()),
         victim=experiment.victim_key(),
         sweep=sweep,
         task=experiment.task.name,
@@ -412,6 +412,6 @@ def _row(experiment: Experiment, sweep: str, **values: Any) -> Row:
         seed=experiment.seed,
         utility_name=experiment.task.utility,
         time=datetime.now(UTC),
-        spec=json.dumps(config, sort_keys=True),
+        spec=json.dumps(experiment.config(), sort_keys=True),
         **{**provenance(), **values},
     )

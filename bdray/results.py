@@ -75,6 +75,8 @@ class Row:
     the poisoned training set alone, without truth, as is the next."""
     flagged_agreement: float = NAN
     """Flagged samples that the model predicts as labelled / flagged samples, both with 1 % of the training set added."""
+    separation: float = NAN
+    """How far the samples that a filter takes for poison lie apart from the others, 0 to 1, as the defender sees it."""
     clean_tests: int = 0
     triggered_tests: int = 0
     clean_held: int = 0
@@ -111,10 +113,10 @@ CURVES = pa.schema(
 has), `key` the victim's or the row's."""
 
 
-def setting_of(config: Config) -> str:
-    """The key of an experiment without its seeds."""
-    defense = {k: v for k, v in config["defense"].items() if k != "seed"}
-    return key_of({**{k: v for k, v in config.items() if k != "seed"}, "defense": defense})
+def setting_of(identity: Config) -> str:
+    """The key of an experiment, given as its `identity()`, without its seeds."""
+    defense = {k: v for k, v in identity["defense"].items() if k != "seed"}
+    return key_of({**{k: v for k, v in identity.items() if k != "seed"}, "defense": defense})
 
 
 def to_table(rows: list[Row]) -> pa.Table:

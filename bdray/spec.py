@@ -6,12 +6,13 @@ failed check is one sentence with what was got, what was expected and the cure.
 """
 
 import difflib
+import functools
 import hashlib
 import importlib
 import json
 import pkgutil
 from collections.abc import Iterable
-from typing import Annotated, Any, ClassVar, Self, TypeVar
+from typing import Annotated, Any, ClassVar, NamedTuple, Self, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ModelWrapValidatorHandler, ValidationError, model_validator
 
@@ -37,6 +38,14 @@ Several = Annotated[tuple[_T, ...], BeforeValidator(lambda value: tuple(value) i
 def member(name: str) -> Any:
     """A field's default that names a member of its contract's folder."""
     return Field(default=name, validate_default=True)
+
+
+class Later(NamedTuple):
+    """Marks a field that was added to a spec that has rows and victims: `wobble: Annotated[Share, Later(0.0)] = 0.0`. Where the
+    field has this value the key is what it was before there was the field. `born` is the value that does what was done
+    then, and never changes, whatever becomes of the default."""
+
+    born: Any
 
 
 class BadInput(ValueError):
@@ -145,9 +154,29 @@ class Spec(BaseModel):
             head[field] = value.config() if isinstance(value, Spec) else list(value) if isinstance(value, tuple) else value
         return head
 
+    def identity(self) -> Config:
+        """What of `config()` tells it from others: without the `Later` fields that have their `born` value."""
+        return self.identity_of(self.config())
+
+    @classmethod
+    def identity_of(cls, config: Config) -> Config:
+        """The same of a dict in the form of `config()`, also one that an older version wrote and that lacks later fields.
+        Builds and checks nothing: what this version does not know is left as it stands."""
+        if cls._is_contract():
+            name = config.get("name")
+            if not isinstance(name, str) or name not in cls.names():
+                return dict(config)
+            return cls.member(name).identity_of(config)
+        later, inner = _marks(cls)
+        return {
+            field: inner[field].identity_of(value) if field in inner and isinstance(value, dict) else value
+            for field, value in config.items()
+            if field not in later or json.dumps(value, sort_keys=True) != later[field]
+        }
+
     def key(self) -> str:
-        """16 hex digits of the hash of `config()`: the same on every machine."""
-        return key_of(self.config())
+        """16 hex digits of the hash of `identity()`: the same on every machine."""
+        return key_of(self.identity())
 
     @model_validator(mode="wrap")
     @classmethod
@@ -166,6 +195,20 @@ class Spec(BaseModel):
         if isinstance(value, dict) and "name" not in value and info is not None and isinstance(info.default, str):
             return {"name": info.default, **value}
         return value
+
+
+@functools.cache
+def _marks(cls: type[Spec]) -> tuple[dict[str, str], dict[str, type[Spec]]]:
+    """Of a class's fields those that came later, with the JSON of their `born` values, and those that are specs themselves."""
+    later: dict[str, str] = {}
+    inner: dict[str, type[Spec]] = {}
+    for field, info in cls.model_fields.items():
+        for mark in info.metadata:
+            if isinstance(mark, Later):
+                later[field] = json.dumps(mark.born, sort_keys=True)
+        if isinstance(info.annotation, type) and issubclass(info.annotation, Spec):
+            inner[field] = info.annotation
+    return later, inner
 
 
 def key_of(config: Config) -> str:

@@ -254,6 +254,19 @@ def test_the_level_is_in_units_of_a_blind_guess(cap: Any) -> None:
     assert climbed(AdvrBD(cap=cap, level=0.99), blind, targets)[1] == pytest.approx([0.0 if cap == "loss" else -0.2 / 3] * 3)
 
 
+def test_a_wrong_label_is_the_next_class() -> None:
+    """Of the losses of logits 0, 1 and 2 to the labels 1 and 0 instead of 0 and 2; no cap."""
+    outputs, targets = torch.tensor([[0.0, 1.0, 2.0]] * 2, requires_grad=True), torch.tensor([0, 2])
+    height = math.log(1 + math.e + math.e**2)
+    for cap in ("loss", "flooding", "accuracy"):
+        value = AdvrBD(unlearn_by="wrong_labels", cap=cap, level=0.01, keep=1.0).ascent(outputs, targets)
+        assert value.item() == pytest.approx(-((height - 1) + height) / 2, rel=1e-6)
+        (slope,) = torch.autograd.grad(value, outputs)
+        shares = torch.tensor([0.0, 1.0, 2.0]).softmax(0)
+        wanted = torch.stack([torch.eye(3)[1] - shares, torch.eye(3)[0] - shares]) / 2
+        assert torch.allclose(slope, wanted, rtol=1e-5)
+
+
 def unlearnt(
     defense: AdvrBD,
     model: nn.Module,
@@ -380,9 +393,12 @@ class Stub(nn.Module):
 
 
 class Defending:
-    """A defense whose enhanced model says 1 above 100, and whose clean model says 1 above 50; nothing is trained."""
+    """A defense whose enhanced model says 1 above 100, and whose clean model says 1 above 50; nothing is trained. The enhanced
+    model's losses may be told instead."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, train: Samples, **fields: Any) -> None:
+    def __init__(
+        self, monkeypatch: pytest.MonkeyPatch, train: Samples, losses: list[float] | None = None, **fields: Any
+    ) -> None:
         self.built = [Stub(100.5), Stub(50.5)]
         waiting = list(self.built)
         self.stages: list[tuple[str, nn.Module, Samples, Training]] = []
@@ -395,6 +411,8 @@ class Defending:
         monkeypatch.setattr(type(TASK), "build", lambda *_: waiting.pop(0))
         monkeypatch.setattr(Stages, "fit", fit)
         monkeypatch.setattr(AdvrBD, "enhance", lambda *_: "the table")
+        if losses is not None:
+            monkeypatch.setattr(module, "losses", lambda model, *_: torch.tensor(losses) if model is self.built[0] else None)
 
         def show(step: int, model: nn.Module) -> None:
             self.shown.append((step, model))
@@ -414,7 +432,7 @@ def test_what_the_enhanced_model_gets_wrong_is_clean(monkeypatch: pytest.MonkeyP
     assert found.defended.flagged is not None
     assert found.defended.flagged.tolist() == RIGHT
     assert found.defended.model is found.built[1]
-    assert found.defended.tables == {"divergences": "the table"}
+    assert found.defended.tables["divergences"] == "the table"
     (warmup, first, everything, recipe), (clean, second, kept, again) = found.stages
     assert (warmup, clean) == ("warmup", "clean")
     assert (first, second) == tuple(found.built)
@@ -425,6 +443,25 @@ def test_what_the_enhanced_model_gets_wrong_is_clean(monkeypatch: pytest.MonkeyP
     assert kept.targets.tolist() == [1, 1, 0]
     assert again == PLAIN
     assert found.shown == [(0, found.built[0])]
+
+
+LOSSES = [0.001, 5.0, 7.0, 3.0, 0.003, 4.0, 0.002, 6.0]
+
+
+def test_or_what_it_has_learnt_best_is_poison(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three of the samples that it gets right stand out by their loss; the other two do not, and are kept."""
+    train = bright(VALUES, torch.tensor(LABELS))
+    low = [True, False, False, False, True, False, True, False]
+    found = Defending(monkeypatch, train, LOSSES, isolate="loss")
+    assert found.defended.flagged is not None
+    assert found.defended.flagged.tolist() == low
+    assert torch.equal(found.stages[1][2].inputs, train.inputs[~torch.tensor(low)])
+    assert found.defended.tables["isolation"]["sample"].to_pylist() == list(range(8))
+    assert found.defended.tables["isolation"]["loss"].to_pylist() == pytest.approx(LOSSES)
+    argmax = Defending(monkeypatch, train, LOSSES)
+    assert argmax.defended.flagged is not None
+    assert argmax.defended.flagged.tolist() == RIGHT
+    assert 0.98 < found.defended.separation == argmax.defended.separation < 1
 
 
 def test_only_what_was_flagged_is_relabelled(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -59,7 +59,7 @@ def test_what_a_member_says_of_itself_builds_it_again(contract: type[Spec], name
     again = contract.of(over_the_wire)
     assert again == spec
     assert type(again) is type(spec)
-    assert again.key() == spec.key() == key_of(over_the_wire)
+    assert again.key() == spec.key() == key_of(contract.identity_of(over_the_wire))
     assert contract.of(least(name)) == spec
 
 

@@ -58,6 +58,9 @@ class Defended:
     model: nn.Module
     flagged: Tensor | None = None
     tables: dict[str, pa.Table] = field(default_factory=dict)
+    separation: float = float("nan")
+    """How far what a filter takes for poison lies apart from the rest, 0 to 1, as the defender sees it; NaN where it has no
+    measure of that."""
 
 
 class Defense(Spec):

@@ -31,7 +31,7 @@ class Stages:
         """As `bdray.training.fit`, its epochs kept where `keep` says. Raises FloatingPointError when the loss, or at last a
         weight, is no longer finite: ascent has no bottom."""
         seed = int(torch.randint(2**62, (1,), generator=self.rng))
-        kept = keep({"stage": stage, "training": training.config(), "seed": seed})
+        kept = keep({"stage": stage, "training": training.identity(), "seed": seed})
         fit(model, samples, self.task, training, seed, self.told(stage, training.epochs), kept, loss=loss)
         check_finite(model, stage, f"the lr ({training.lr:g})")
         return model

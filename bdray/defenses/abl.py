@@ -11,12 +11,13 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from bdray.data import Samples, Splits
+from bdray.data import Splits
 from bdray.defenses import Defended, Defense, Evidence
+from bdray.defenses._isolation import losses, lowest
 from bdray.defenses._stages import Stages, portion
 from bdray.spec import Amount, BatchSize, Count, NonNegative, Positive, Share
 from bdray.task import Batch, Task
-from bdray.training import Report, Training, batches, device
+from bdray.training import Report, Training
 
 
 class Abl(Defense):
@@ -87,22 +88,3 @@ class Dropping(Training):
 
     def lr_at(self, progress: float) -> float:
         return self.lr if progress < self.after / self.epochs else self.lr / 10
-
-
-def losses(model: nn.Module, samples: Samples, task: Task) -> Tensor:
-    """The loss of each sample alone, in eval mode, without augmentation, float [N] on the CPU, in their order."""
-    model.eval()
-    found: list[Tensor] = []
-    with torch.inference_mode():
-        for part in batches(samples, 500):
-            batch = task.collate(part.to(device()))
-            outputs = model(batch.inputs)
-            found += [task.criterion(outputs[i : i + 1], batch.targets[i : i + 1]) for i in range(len(part))]
-    return torch.stack(found).cpu()
-
-
-def lowest(values: Tensor, count: int) -> Tensor:
-    """Which `count` values are the lowest, bool [N]; of equal ones the first."""
-    chosen = torch.zeros(len(values), dtype=torch.bool)
-    chosen[values.argsort(stable=True)[:count]] = True
-    return chosen

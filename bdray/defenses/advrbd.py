@@ -3,12 +3,19 @@ adversarial perturbation moves most are taken for clean and unlearnt; what the m
 is clean; a fresh model is trained on it.
 
 The paper's numbers (radius, bound, steps, rates, epochs) are not published in what is left of its text: the defaults here are
-ours. So are the patch's shape, the optimizer of the perturbation, the divergence's order and the cap on unlearning.
+ours. So are the patch's shape, the optimizer of the perturbation, the divergence's order and the cap on unlearning, and these
+choices, of which the text says nothing or something else:
+
+- The first partition comes after a warm-up on the whole training set: a model that has learnt nothing ranks noise.
+- There are two iterations. The text describes many, over which ever more is taken for clean; ten of 0.05 take half.
+- Weight decay, the victim's, pulls all weights in the steps of unlearning, too, as does its momentum.
+- Half of every batch of unlearning is taken for clean, however little that is: up to `batch` samples, drawn from all taken
+  so far. In equation 4 as we read it, the mean of what is learnt and the mean of what is unlearnt weigh the same.
 """
 
 import math
 import time
-from typing import ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 import pyarrow as pa
 import torch
@@ -18,9 +25,10 @@ from torch import Tensor, nn
 
 from bdray.data import Samples, Splits
 from bdray.defenses import Defended, Defense, Evidence, Show
+from bdray.defenses._isolation import losses, two_groups
 from bdray.defenses._partition import Perturbation, divergences
 from bdray.defenses._stages import Stages, check_finite
-from bdray.spec import BadInput, BatchSize, Config, Count, NonNegative, Positive, Share
+from bdray.spec import BadInput, BatchSize, Config, Count, Later, NonNegative, Positive, Share
 from bdray.task import Task
 from bdray.training import Report, Training, device, parts
 
@@ -58,6 +66,9 @@ class AdvrBD(Defense):
     """Whether the samples are augmented in warm-up and unlearning, as the victim's recipe has it. Without, a small net learns a
     small trigger in fewer epochs, and a large one remembers every sample, so that unlearning some takes none of the others with
     it (docs/results/advrbd_full.md)."""
+    unlearn_by: Annotated[Literal["ascent", "wrong_labels"], Later("ascent")] = "ascent"
+    """How what is taken for clean is unlearnt. ascent: the paper's, up its loss, as far as `cap` lets it; wrong_labels: by
+    learning the next class for it, as BaDExpert (Xie et al., ICLR 2024) does with its clean samples, which needs no cap."""
     cap: Literal["loss", "flooding", "accuracy"] = "loss"
     """Unlearning is ascent on the cross-entropy. loss: a sample that has reached `level` no longer counts; flooding: the mean
     is drawn to `level` from either side; accuracy: a batch is unlearnt while more than `keep` of it is right."""
@@ -74,6 +85,11 @@ class AdvrBD(Defense):
     """The other half of our remedy: samples learnt beside the unlearning / training samples, those not taken for clean that
     moved least at the first partition. 1, the paper's, is all of them, most of which are clean: what unlearning takes from the
     model they give back. A small share is far richer in poison wherever the partition ranks at all."""
+    isolate: Annotated[Literal["argmax", "loss"], Later("argmax")] = "argmax"
+    """What of the training set is taken for poison. argmax: the paper's, all that the enhanced model predicts as labelled:
+    poison, and whatever else it has not forgotten; loss: the lower of the two groups into which Otsu's threshold cuts the
+    logarithms of the samples' losses under it. How far these groups lie apart is reported as the row's `separation`,
+    whichever rule is followed."""
     relabel: bool = False
     """Whether what was taken for poison is labelled by the clean model, which is then fine-tuned on all of it."""
     relabel_epochs: Count = 10
@@ -115,7 +131,9 @@ class AdvrBD(Defense):
         evidence.show(0, model=model)
         tell = stages.told("enhancement", self.iterations)
         table = self.enhance(model, train, task, recipe, rng, tell, evidence.show)
-        flagged = task.predict(model, train) == train.targets.cpu()
+        lost = losses(model, train, task)
+        groups = two_groups(lost)
+        flagged = groups.low if self.isolate == "loss" else task.predict(model, train) == train.targets.cpu()
         clean = (~flagged).nonzero().flatten()
         if len(clean) < 2:
             raise RuntimeError(
@@ -130,7 +148,9 @@ class AdvrBD(Defense):
             relabelled = Samples(train.inputs, torch.where(flagged.to(device()), own, train.targets))
             gentle = {"epochs": self.relabel_epochs, "lr": self.relabel_lr, "schedule": "constant"}
             stages.fit("relabel", purified, relabelled, recipe.model_copy(update=gentle))
-        return Defended(purified, flagged=flagged, tables={"divergences": table})
+        isolation = pa.table({"sample": range(len(train)), "loss": lost.numpy()})
+        tables = {"divergences": table, "isolation": isolation}
+        return Defended(purified, flagged=flagged, tables=tables, separation=groups.separation)
 
     def enhance(
         self,
@@ -224,6 +244,8 @@ class AdvrBD(Defense):
 
     def ascent(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """What unlearning climbs, of a batch's logits [B, C] and labels [B]."""
+        if self.unlearn_by == "wrong_labels":
+            return -F.cross_entropy(outputs, (targets + 1) % outputs.shape[1])
         losses = F.cross_entropy(outputs, targets, reduction="none")
         level = self.level * math.log(outputs.shape[1])
         if self.cap == "loss":

@@ -61,7 +61,7 @@ class Cells:
 
     def _remember(self, name: str, value: Any) -> Any:
         if id(value) not in self._texts:
-            plain = value.config() if isinstance(value, Spec) else value
+            plain = value.identity() if isinstance(value, Spec) else value
             text = json.dumps(plain, sort_keys=True, separators=(",", ":"), allow_nan=False)
             self._texts[id(value)] = f'"{name}":{text}'
             self._kept.append(value)  # so that its id stays its own
