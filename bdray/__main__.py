@@ -103,7 +103,8 @@ def _parser() -> argparse.ArgumentParser:
         "table",
         parents=[places],
         help="the rows, attack x defense",
-        description="Mean ± spread over seeds, and n, of every attack and defense in the store. Values in percent.",
+        description="What the seeds of every attack and defense in the store showed, in percent. Victims that did not plant "
+        "stand apart, and what lost the target class is flagged.",
     )
     show.add_argument("words", nargs="*", metavar="path=value", help="only these rows, e.g. attack=blend task.data=cifar10")
     show.add_argument("--sweep", help="only this sweep's rows")
@@ -116,6 +117,21 @@ def _parser() -> argparse.ArgumentParser:
     )
     show.add_argument("--paper", metavar="NAME", help="beside what a paper has published: advrbd or nft")
     show.add_argument("--all", action="store_true", help="--paper: also what it has published and these rows lack")
+    show.add_argument("--interval", action="store_true", help="with the 95 % interval of each utility and ASR, from its tests")
+    show.add_argument(
+        "--planted",
+        type=float,
+        default=0.5,
+        metavar="ASR",
+        help="before, from which on a victim counts as backdoored (0.5)",
+    )
+    show.add_argument(
+        "--class-budget",
+        type=float,
+        default=0.2,
+        metavar="SHARE",
+        help="that the target class may fall by (0.2)",
+    )
     show.add_argument("--picture", metavar="FILE", help="also draw clean utility against ASR, one point a row")
     show.set_defaults(command=_table)
 
@@ -294,6 +310,7 @@ def _table(options: argparse.Namespace) -> None:
     from bdray.overrides import parse
     from bdray.papers import paper
     from bdray.store import Store
+    from bdray.validity import Bounds
 
     if options.sql and options.sort:
         raise BadInput("got --sort and --sql, expected one of them; write ORDER BY in the query")
@@ -303,6 +320,7 @@ def _table(options: argparse.Namespace) -> None:
     if options.all and not options.paper:
         raise BadInput("got --all without --paper, expected both; the table shows all rows as it is")
     published = paper(options.paper) if options.paper else None
+    bounds = Bounds(planted=options.planted, class_budget=options.class_budget)
     store = Store(options.store)
     rows = store.rows(options.sweep)
     if not len(rows):
@@ -311,13 +329,15 @@ def _table(options: argparse.Namespace) -> None:
     rows = table.only(rows, parse(options.words))
     form = "csv" if options.csv else "markdown" if options.markdown else "text"
     if published:
-        print(paper_table.render(rows, published, options.all, form))
+        print(paper_table.render(rows, published, options.all, form, bounds))
+    elif options.sql:
+        print(table.query(rows, options.sql, form, bounds))
     else:
-        print(table.query(rows, options.sql, form) if options.sql else table.render(rows, options.sort, form))
+        print(table.render(rows, options.sort, form, bounds, options.interval))
     if options.picture:
         from bdray.picture import draw
 
-        draw(rows, Path(options.picture))
+        draw(rows, Path(options.picture), bounds)
         print(f"picture: {options.picture}", file=sys.stderr)
 
 

@@ -8,10 +8,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from bdray.groups import labels
 from bdray.objective import KINDS, Objective, front
 from bdray.picture import check_name, save
 from bdray.spec import BadInput, Config, key_of
-from bdray.table import align, labels, percent, to_csv
+from bdray.table import align, percent, to_csv
 from bdray.trials import Trial
 
 COLUMNS = (

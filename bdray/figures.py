@@ -17,10 +17,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from bdray import panels
+from bdray.groups import LABELS, labels
 from bdray.picture import check_name, save
 from bdray.spec import BadInput, Config, unknown
 from bdray.store import Store
-from bdray.table import LABELS, align, labels, percent, to_csv
+from bdray.table import align, percent, to_csv
+from bdray.validity import NOT_PLANTED, USUAL, shown, size
 
 DEFENSE = "advrbd"
 AT_MOST = 24
@@ -65,11 +67,23 @@ class Figure:
 
 
 class Group(NamedTuple):
-    """Rows that differ only in their seeds, in the order of these."""
+    """Rows that differ only in their seeds, in the order of these; victims that did not plant are a group of their own."""
 
     name: str
     """The attack, and what else tells it from the other groups."""
     rows: list[dict[str, Any]]
+
+    def by_victim(self, values: Sequence[Any]) -> list[list[Any]]:
+        """One value a row, those of a victim together; without None."""
+        found: dict[str, list[Any]] = {}
+        for row, value in zip(self.rows, values, strict=True):
+            found.setdefault(row["victim"], []).extend([] if value is None else [value])
+        return list(found.values())
+
+    @property
+    def size(self) -> str:
+        """Victims x seeds of the defense."""
+        return size([len(values) for values in self.by_victim(self.rows)])
 
 
 def check_kind(kind: str) -> None:
@@ -114,8 +128,9 @@ def divergences(rows: list[dict[str, Any]], store: Store) -> Figure:
                 record |= {name: len(part), f"{name}_median": float(np.median(part)) if len(part) else None}
             found.append(record | {"auroc": auroc(poisoned, clean), "target_auroc": auroc(poisoned, target)})
         records += found
-        told = f"AUROC {_spread([record['auroc'] for record in found])}"
-        notes.append(f"{group.name}: {told}, in the target class {_spread([record['target_auroc'] for record in found])}")
+        told = f"AUROC {_spread(group, [record['auroc'] for record in found])}"
+        in_target = _spread(group, [record["target_auroc"] for record in found])
+        notes.append(f"{group.name}: {told}, in the target class {in_target}")
         drawn.append((f"{group.name}\n{told}", [np.concatenate(part) for part in zip(*kinds, strict=True)]))
     samples = {"poisoned": "poisoned", "clean": "clean", "target": "in target"}
     medians = {"poisoned_median": "median poisoned", "clean_median": "clean", "target_median": "in target"}
@@ -149,7 +164,7 @@ def enhancement(rows: list[dict[str, Any]], store: Store) -> Figure:
         for step in sorted({step for series in found.values() for step in series}):
             values = {name: series.get(step, []) for name, series in found.items()}
             records.append({"group": group.name, "iteration": step, "n": max(map(len, values.values())), **_ends(values)})
-        drawn.append((f"{group.name} (n = {len(group.rows)})", {METRICS[name]: series for name, series in found.items()}))
+        drawn.append((f"{group.name} (n = {group.size})", {METRICS[name]: series for name, series in found.items()}))
     about = (
         "percent, mean [least, most] over n seeds: utility, ASR and utility of the target class of the enhanced model, on a "
         "part of the test set; precision and recall of the samples taken for clean so far"
@@ -209,19 +224,23 @@ def _read(kind: str, rows: list[dict[str, Any]], store: Store) -> tuple[dict[str
 
 def _groups(rows: list[dict[str, Any]], moved: Sequence[str] = ()) -> list[Group]:
     """Groups of rows, which may also differ in these fields of the defense. Raises BadInput for more than a picture holds."""
-    found: dict[str, list[dict[str, Any]]] = {}
+    found: dict[tuple[str, bool], list[dict[str, Any]]] = {}
     for row in sorted(rows, key=lambda row: (row["seed"], row["config"]["defense"]["seed"])):
         config: Config = {name: value for name, value in row["config"].items() if name != "seed"}
         config["defense"] = {name: v for name, v in config["defense"].items() if name not in ("seed", *moved)}
-        found.setdefault(json.dumps(config, sort_keys=True), []).append(row)
+        bare = USUAL.planted_in(row) is False
+        found.setdefault((json.dumps(config, sort_keys=True), bare), []).append(row)
     if len(found) > AT_MOST:
         raise BadInput(
             f"got {len(found)} groups of rows that differ in more than their seeds, expected at most {AT_MOST} in one picture; "
             "choose some with path=value, e.g. attack=blend"
         )
-    named = labels([json.loads(text) for text in found])
+    named = labels([json.loads(text) for text, _ in found])
     told = [label for label in LABELS if label == "attack" or len({names[label] for names in named}) > 1]
-    groups = [Group(", ".join(names[label] for label in told), mine) for names, mine in zip(named, found.values(), strict=True)]
+    groups = [
+        Group(", ".join([*(names[label] for label in told), *([NOT_PLANTED] if bare else [])]), mine)
+        for names, ((_, bare), mine) in zip(named, found.items(), strict=True)
+    ]
     return sorted(groups, key=lambda group: group.name)
 
 
@@ -244,10 +263,9 @@ def _cell(record: dict[str, Any], name: str) -> str:
     return percent(value) + ends
 
 
-def _spread(values: list[float | None]) -> str:
-    """Mean ± sample standard deviation, and n."""
-    known = [value for value in values if value is not None]
-    if not known:
+def _spread(group: Group, values: list[float | None]) -> str:
+    """Of shares, one a row: see `shown`; and of how many victims and seeds."""
+    if all(value is None for value in values):
         return "unknown: no pairs"
-    spread = f" ± {statistics.stdev(known):.3f}" if len(known) > 1 else ""
-    return f"{statistics.fmean(known):.3f}{spread} (n = {len(known)})"
+    of_victims = [seeds for seeds in group.by_victim(values) if seeds]
+    return f"{shown(of_victims, 3, 1)} (n = {size([len(seeds) for seeds in of_victims])})"

@@ -1,5 +1,5 @@
-"""The rows beside what a paper has published: one line an experiment, our mean ± spread and n next to the printed number, and
-what was measured on other samples or on another scale. Imports no torch."""
+"""The rows beside what a paper has published: one line an experiment, what our seeds showed and n next to the printed number,
+and what was measured on other samples or on another scale. Imports no torch."""
 
 import json
 import shutil
@@ -12,9 +12,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from bdray.groups import LABELS, averages, flags
 from bdray.papers import TRAINING_SAMPLES, WIDTHS, Cell, Paper
 from bdray.spec import Config
-from bdray.table import LABELS, align, averages, others, percent, to_csv, wrapped
+from bdray.table import align, notes, others, scored, to_csv, wrapped
+from bdray.validity import USUAL, Bounds, size
 
 OUTSIDE = "utility_after_outside_target"
 """Our accuracy after a defense without the samples of the target class."""
@@ -37,6 +39,10 @@ COLUMNS = (
     "data",
     "model",
     "n",
+    "victims",
+    "planted",
+    "class_lost",
+    "utility_lost",
     "rate",
     "paper_rate",
     "paper_table",
@@ -89,8 +95,8 @@ class Comparison:
     published: int
 
 
-def compare(rows: pa.Table, paper: Paper) -> Comparison:
-    """Every experiment of the finished rows that the paper has, too."""
+def compare(rows: pa.Table, paper: Paper, bounds: Bounds = USUAL) -> Comparison:
+    """Every experiment of the finished rows that the paper has, too; victims that did not plant apart."""
     published = Published(paper)
     order = {id(cell): place for place, cell in enumerate(published.cells)}
     done = rows.filter(pc.field("status") == "done")
@@ -99,26 +105,28 @@ def compare(rows: pa.Table, paper: Paper) -> Comparison:
     done = done.append_column(OUTSIDE, pa.array(outside_target(done), pa.float64()))
     done = done.filter(pc.is_in(done["setting"], pa.array(shared, pa.string())))
     found, used = [], set()
-    for config, ours in averages(done, (*SCORES, *COUNTS)):
+    for config, ours in averages(done, (*SCORES, "trained_on"), bounds):
         cell = published.beside(config)
         assert cell is not None
         record = _published(paper, cell, published.undefended(cell))
-        record |= {name: ours[name] for name in (*LABELS, "n")}
+        record |= {name: ours[name] for name in (*LABELS, "n", "victims", "counts", "planted", "class_lost", "utility_lost")}
+        record["values"] = {}
         for name in SCORES if cell.defense != "none" else ("utility_before", "asr_before"):
             record |= {name: ours[name], f"{name}_spread": ours[f"{name}_spread"]}
+            record["values"][name] = ours["values"][name]
         record |= {name: round(ours[name]) for name in COUNTS}
         record |= {"rate": config["attack"].get("rate"), "epochs": config["training"]["epochs"]}
         record["width"] = config["task"]["model"].get("width")
         found.append((order[id(cell)], record))
         used |= {id(cell), id(published.undefended(cell))}
     lacking = [_published(paper, cell, published.undefended(cell)) for cell in published.cells if id(cell) not in used]
-    found.sort(key=lambda item: (item[0], *(item[1][name] for name in LABELS)))
+    found.sort(key=lambda item: (item[0], *(item[1][name] for name in LABELS), item[1]["planted"] is False))
     return Comparison([record for _, record in found], lacking, len(specs) - len(shared), len(published.cells))
 
 
 def _published(paper: Paper, cell: Cell, undefended: Cell | None) -> dict[str, Any]:
     """The line of a published cell, ours still empty."""
-    record: dict[str, Any] = dict.fromkeys(COLUMNS)
+    record: dict[str, Any] = {**dict.fromkeys(COLUMNS), "values": {}, "counts": []}
     fields = [f"{path}={json.dumps(value)}" for path, value in cell.setting.items()]
     record |= {"victim": f"{cell.data}/{cell.model}", "attack": cell.attack, "defense": " ".join([cell.defense, *fields])}
     record |= {"data": cell.data, "model": cell.model, "n": 0, "paper_rate": cell.rate, "paper_table": cell.table}
@@ -156,38 +164,47 @@ def outside_target(rows: pa.Table) -> list[float | None]:
     return out
 
 
-def render(rows: pa.Table, paper: Paper, lacking: bool = False, form: str = "text") -> str:
+def render(rows: pa.Table, paper: Paper, lacking: bool = False, form: str = "text", bounds: Bounds = USUAL) -> str:
     """Text, markdown (both in percent) or CSV (0 to 1, full precision). `lacking`: also what none of ours stands beside."""
-    found = compare(rows, paper)
+    found = compare(rows, paper, bounds)
     records = found.records + (found.lacking if lacking else [])
     if form == "csv":
         return to_csv(COLUMNS, [[_share(name, record[name]) for name in COLUMNS] for record in records])
     top = f"{paper.title} (arXiv {paper.arxiv}), {paper.tables}: 'paper' is its number, as printed, for the column before"
     victims = {record["victim"] for record in records}
     ours = f"{min(victims)}; " if len(victims) == 1 else ""
-    lines = [top, f"{ours}percent, mean ± spread over n seeds; tests: clean, triggered", ""]
+    lines = [top, f"{ours}percent; tests: clean, triggered", ""]
     lines += [_lines(records, paper, form), ""] if records else []
-    return "\n".join([*lines, *(f"- {note}" for note in _notes(found, paper, lacking)), *others(rows)])
+    said = [*notes(found.records, bounds, by_interval=False), *_notes(found, paper, lacking)]
+    return "\n".join([*lines, *(f"- {note}" for note in said), *others(rows)])
 
 
 def _lines(records: list[dict[str, Any]], paper: Paper, form: str) -> str:
     """The table itself."""
     labels = LABELS if len({r["victim"] for r in records}) > 1 else LABELS[1:]
     shown = [name for name in HEADS if any(r[name] is not None for r in records) and (name != OUTSIDE or paper.drops_target)]
-    heads = [*labels, "n", "rate", "paper", *(HEADS[name] for name in shown), "tests"]
+    flagged = any(_flags(r) for r in records)
+    heads = [*labels, "n", "rate", "paper", *(HEADS[name] for name in shown), "tests", *(["flags"] if flagged else [])]
     lines = [
         [
             *(r[label] for label in labels),
-            str(r["n"]),
+            size(r["counts"]),
             *("" if r[name] is None else f"{r[name]:g}" for name in ("rate", "paper_rate")),
-            *(r[name] or "" if name.startswith("paper") else percent(r[name], r[f"{name}_spread"]) for name in shown),
+            *(r[name] or "" if name.startswith("paper") else scored(r, name) if name in r["values"] else "" for name in shown),
             f"{r['clean_tests']}, {r['triggered_tests']}" if r["n"] else "",
+            *([_flags(r)] if flagged else []),
         ]
         for r in records
     ]
     if form == "text" and sys.stdout.isatty():
         lines = wrapped(heads, lines, len(labels), shutil.get_terminal_size().columns)
-    return align(heads, lines, form, ["left"] * len(labels) + ["right"] * (len(heads) - len(labels)))
+    aligns = ["left"] * len(labels) + ["right"] * (len(heads) - len(labels) - flagged) + ["left"] * flagged
+    return align(heads, lines, form, aligns)
+
+
+def _flags(record: dict[str, Any]) -> str:
+    """What speaks against ours; nothing does where there is none."""
+    return flags(record) if record["n"] else ""
 
 
 def _notes(found: Comparison, paper: Paper, all_shown: bool) -> Iterator[str]:

@@ -1,4 +1,5 @@
-"""The rows as a table: attack x defense, mean ± spread over seeds, and n. Imports no torch, so it answers at once."""
+"""The rows as a table: attack x defense, what their seeds showed, n, and what speaks against them. Imports no torch: it answers
+at once."""
 
 import csv
 import io
@@ -6,28 +7,16 @@ import json
 import shutil
 import sys
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from bdray.groups import COLUMNS, COUNTED, LABELS, SCORES, flags, flat, groups, marked
 from bdray.results import Row
-from bdray.spec import BadInput, Config, unknown
+from bdray.spec import BadInput, unknown
+from bdray.validity import CLASS_LOST, NOT_PLANTED, USUAL, UTILITY_LOST, Bounds, interval, shown, size
 
-SCORES = (
-    "utility_before",
-    "utility_after",
-    "asr_before",
-    "asr_after",
-    "der",
-    "recovery_after",
-    "target_utility_after",
-    "held_utility_after",
-    "flag_recall",
-    "false_alarm",
-    "target_false_alarm",
-)
 HEADS = {
     "utility_before": "utility",
     "utility_after": "after",
@@ -41,20 +30,6 @@ HEADS = {
     "false_alarm": "alarm",
     "target_false_alarm": "in target",
 }
-FALLS = ["asr_before", "asr_after", "utility_before", "utility_after"]
-"""What the DER is made of."""
-LABELS = ("victim", "attack", "defense")
-COLUMNS = (*LABELS, "n", *(column for name in (*SCORES, "seconds") for column in (name, f"{name}_spread")))
-"""Of a group, and of the CSV."""
-
-
-def flat(config: Config, path: str = "") -> dict[str, Any]:
-    """The dict with dotted paths as keys: {"attack": {"name": "sig"}} -> {"attack": "sig"}."""
-    out: dict[str, Any] = {}
-    for key, value in config.items():
-        here = path if key == "name" and path else f"{path}.{key}" if path else key
-        out |= flat(value, here) if isinstance(value, dict) else {here: value}
-    return out
 
 
 def only(rows: pa.Table, pairs: list[tuple[str, Any]]) -> pa.Table:
@@ -71,133 +46,94 @@ def only(rows: pa.Table, pairs: list[tuple[str, Any]]) -> pa.Table:
     return kept
 
 
-def groups(rows: pa.Table) -> list[dict[str, Any]]:
-    """One record per experiment but for its seeds: labels, n, and mean and spread (sample standard deviation, None for one
-    row) of every score, 0 to 1."""
-    rows = rows.append_column("der", pa.array([effectiveness(row) for row in rows.select(FALLS).to_pylist()], pa.float64()))
-    records = [record for _, record in averages(rows, (*SCORES, "seconds"))]
-    return sorted(records, key=lambda r: tuple(r[name] for name in LABELS))
+def render(
+    rows: pa.Table,
+    sort: str | None = None,
+    form: str = "text",
+    bounds: Bounds = USUAL,
+    intervals: bool = False,
+) -> str:
+    """The table as text, markdown (both in percent) or CSV (0 to 1, full precision).
 
-
-def effectiveness(row: dict[str, Any]) -> float | None:
-    """The defense effectiveness rating of Zhu et al. 2023 (FT-SAM, ICCV), 0 to 1: half of 1 + the fall of the ASR - the fall of
-    the utility, where a rise counts as no fall. None where one of them was not measured."""
-    falls = []
-    for name in ("asr", "utility"):
-        before, after = row[f"{name}_before"], row[f"{name}_after"]
-        if before is None or after is None:
-            return None
-        falls.append(max(0.0, before - after))
-    return (1 + falls[0] - falls[1]) / 2
-
-
-def averages(rows: pa.Table, names: Sequence[str]) -> list[tuple[Config, dict[str, Any]]]:
-    """As `groups`, of these columns and in no order, each with the dict of one of its experiments."""
-    of_two = pc.VarianceOptions(ddof=1, min_count=2)
-    wanted: list[tuple[Any, ...]] = [("key", "count"), ("spec", "min")]
-    for name in names:
-        wanted += [(name, "mean"), (name, "stddev", of_two)]
-    found = rows.filter(pc.field("status") == "done").group_by("setting", use_threads=False).aggregate(wanted).to_pylist()
-    configs = [json.loads(group["spec_min"]) for group in found]
-    out = []
-    for group, config, label in zip(found, configs, labels(configs), strict=True):
-        record = {**label, "n": group["key_count"]}
-        for name in names:
-            record |= {name: group[f"{name}_mean"], f"{name}_spread": group[f"{name}_stddev"]}
-        out.append((config, record))
-    return out
-
-
-def labels(configs: list[Config]) -> list[dict[str, str]]:
-    """Of each experiment the names of its parts, and the fields in which it differs from others of the same name."""
-    out: list[dict[str, str]] = [{} for _ in configs]
-    for label, heads in {"victim": ("task", "training"), "attack": ("attack",), "defense": ("defense",)}.items():
-        texts = [json.dumps([config.get(head) for head in heads]) for config in configs]
-        parts = {text: _part(label, dict(zip(heads, json.loads(text), strict=True))) for text in set(texts)}
-        written = _written(list(parts.values()))
-        names = dict(zip(parts, written, strict=True))
-        for record, text in zip(out, texts, strict=True):
-            record[label] = names[text]
-    return out
-
-
-def _part(label: str, config: Config) -> tuple[str, dict[str, Any]]:
-    """The name of a victim, attack or defense, and its fields without seeds."""
-    fields = flat(config)
-    if label != "victim":
-        name = str(fields.pop(label))
-        if "defense.clean" in fields:  # of the two ways to say how much clean data there is, the one that holds
-            clean, shots = fields.pop("defense.clean"), fields.pop("defense.shots", 0)
-            fields = {"clean": f"{shots}/class" if shots else f"{100 * clean:g}%", **fields}
-        return name, {p.removeprefix(f"{label}."): v for p, v in fields.items() if p != "defense.seed"}
-    fields.pop("task", None)
-    name = "/".join(str(fields.pop(path, "")) for path in ("task.data", "task.model"))
-    width = fields.pop("task.model.width", None)
-    name += "" if width is None else f" width={width}"
-    return name, {path.removeprefix("task."): value for path, value in fields.items()}
-
-
-def _written(parts: list[tuple[str, dict[str, Any]]]) -> list[str]:
-    """Each name with the fields in which those of this name differ; a field that some of them lack differs too."""
-    members: dict[str, list[dict[str, Any]]] = {}
-    for name, fields in parts:
-        members.setdefault(name, []).append(fields)
-    shown: dict[str, dict[str, dict[str, str]]] = {}
-    for name, alike in members.items():
-        shown[name] = {}
-        for path in dict.fromkeys(path for fields in alike for path in fields):
-            values = {repr(fields[path]): fields[path] for fields in alike if path in fields}
-            if len(values) > 1 or any(path not in fields for fields in alike):
-                shown[name][path] = _distinct(values)
-    return [
-        " ".join([name, *(f"{path}={texts[repr(fields[path])]}" for path, texts in shown[name].items() if path in fields)])
-        for name, fields in parts
-    ]
-
-
-def _distinct(values: dict[str, Any]) -> dict[str, str]:
-    """The values as short texts: of numbers three digits, or as many as tell them apart."""
-    for digits in range(3, 18):
-        texts = {key: f"{v:.{digits}g}" if isinstance(v, float) else str(v) for key, v in values.items()}
-        if len(set(texts.values())) == len(values):
-            break
-    return texts
-
-
-def render(rows: pa.Table, sort: str | None = None, form: str = "text") -> str:
-    """The table as text, markdown (both in percent, mean ± spread) or CSV (0 to 1, full precision)."""
-    records = groups(rows)
+    A model that lost the target class, or all of its utility, has a high DER: by that column flagged groups come last."""
+    records = groups(rows, bounds)
     if sort:
         column = sort.removeprefix("-")
-        known = [name for name in COLUMNS if not name.endswith("_spread")]
-        if column not in known:
-            raise BadInput(unknown("column", column, known))
+        if column not in COLUMNS:
+            raise BadInput(unknown("column", column, COLUMNS))
         measured = sorted((r for r in records if r[column] is not None), key=lambda r: r[column], reverse=sort.startswith("-"))
         records = measured + [r for r in records if r[column] is None]
+        if column == "der":
+            records.sort(key=lambda r: bool(flags(r)))
     if form == "csv":
-        return to_csv(COLUMNS, [list(record.values()) for record in records])
+        return to_csv(COLUMNS, [[record[name] for name in COLUMNS] for record in records])
     if not records:
         return "\n".join(["no finished row", *others(rows)])
     asked = (sort or "").removeprefix("-")
     # The DER says nothing that its four columns do not: it is shown to who sorts by it, and in the CSV.
-    shown = [n for n in SCORES if any(r[n] is not None for r in records) and (n != "der" or asked == n)]
+    named = [n for n in SCORES if any(r[n] is not None for r in records) and (n != "der" or asked == n)]
     common = len({r["victim"] for r in records}) == 1
     labels = LABELS[1:] if common else LABELS
-    heads = [*labels, "n", *(HEADS[name] for name in shown), "s"]
+    flagged = any(flags(r) for r in records)
+    heads = [*labels, "n", *(HEADS[name] for name in named), "s", *(["flags"] if flagged else [])]
     lines = [
         [
             *(r[label] for label in labels),
-            str(r["n"]),
-            *(percent(r[name], r[f"{name}_spread"]) for name in shown),
+            size(r["counts"]),
+            *(scored(r, name, intervals) for name in named),
             "" if r["seconds"] is None else f"{r['seconds']:.1f}",
+            *([flags(r)] if flagged else []),
         ]
         for r in records
     ]
     if form == "text" and sys.stdout.isatty():
         lines = wrapped(heads, lines, len(labels), shutil.get_terminal_size().columns)
-    text = align(heads, lines, form, ["left"] * len(labels) + ["right"] * (len(shown) + 2))
-    top = [f"{records[0]['victim']}; percent, mean ± spread over n seeds", ""] if common else []
-    return "\n".join([*top, text, *others(rows)])
+    aligns = ["left"] * len(labels) + ["right"] * (len(named) + 2) + ["left"] * flagged
+    text = align(heads, lines, form, aligns)
+    top = [f"{records[0]['victim']}; percent", ""] if common else []
+    below = notes(records, bounds, intervals, asked)
+    return "\n".join([*top, text, *(["", *below] if below else []), *others(rows)])
+
+
+def scored(record: dict[str, Any], name: str, intervals: bool = False) -> str:
+    """A score of a group: see `shown`; on request with the interval of its mean, where it is a share of tests."""
+    text = shown(record["values"][name])
+    low, high = (record[f"{name}_{end}"] if intervals and name in COUNTED else None for end in ("low", "high"))
+    return text if low is None or high is None else f"{text} [{percent(low)}, {percent(high)}]"
+
+
+def notes(
+    records: list[dict[str, Any]], bounds: Bounds, intervals: bool = False, asked: str = "", by_interval: bool = True
+) -> list[str]:
+    """How the groups are to be read: what n and the values are, on how few tests they rest, and what the flags mean."""
+    found = []
+    if any(r["n"] > r["victims"] for r in records):
+        found.append("n: victims x seeds of the defense")
+    if any(r["victims"] >= 3 for r in records):
+        found.append("±: standard deviation over the victims")
+    if any(r["n"] > 1 and r["victims"] < 3 for r in records):
+        found.append("fewer than 3 victims: their values, victims apart by /, seeds of the defense by a comma")
+    tests = min((r["triggered_tests"] for r in records if r["triggered_tests"]), default=0)
+    if tests:
+        ends = [f"{percent(low)} to {percent(high)}" for low, high in (interval(share, tests) for share in (0.0, 0.5))]
+        found.append(
+            f"fewest triggered tests: {tests}; there an ASR of 0 means {ends[0]} %, one of 50 means {ends[1]} % (95 %, Wilson)"
+            + ("" if intervals or not by_interval else "; --interval shows it for each")
+        )
+    if intervals:
+        found.append("[ ]: 95 % interval of the mean on as many tests as one victim has; victims share their tests")
+    said = {flag.partition(" lost")[0] for r in records for flag in flags(r).split(", ")}
+    budget = f"fell by more than {100 * bounds.class_budget:g} points"
+    for words, meaning in (
+        (NOT_PLANTED, f"ASR before below {100 * bounds.planted:g} %, so that there is nothing to clean; a group of its own"),
+        (CLASS_LOST, f"utility on the target class {budget}: an ASR of such a model says nothing; k/n: in so many rows"),
+        (UTILITY_LOST, f"utility {budget}"),
+    ):
+        if words.partition(" lost")[0] in said:
+            found.append(f"{words}: {meaning}")
+    if asked == "der" and any(flags(r) for r in records):
+        found.append("sorted by DER with the flagged last, which it cannot tell from clean models")
+    return found
 
 
 def wrapped(heads: list[str], lines: list[list[str]], labels: int, width: int) -> list[list[str]]:
@@ -248,14 +184,20 @@ def others(rows: pa.Table) -> list[str]:
     return ["", f'not shown: {", ".join(found)}; their reasons: --sql "SELECT key, status, error FROM rows"'] if found else []
 
 
-def query(rows: pa.Table, sql: str, form: str = "text") -> str:
-    """The answer of DuckDB to a query over the table `rows`. Raises BadInput with DuckDB's first sentence."""
+def query(
+    rows: pa.Table,
+    sql: str,
+    form: str = "text",
+    bounds: Bounds = USUAL,
+) -> str:
+    """The answer of DuckDB to a query over the table `rows`, which also has the columns `planted`, `class_lost` and
+    `utility_lost`. Raises BadInput with DuckDB's first sentence."""
     import duckdb
 
     try:
         with duckdb.connect() as connection:
             connection.execute("SET TimeZone = 'UTC'")
-            connection.register("rows", rows)
+            connection.register("rows", marked(rows, bounds))
             answer = connection.sql(sql)
             table = None if answer is None else answer.to_arrow_table()
     except duckdb.Error as error:
@@ -289,7 +231,9 @@ def describe(row: Row, before: dict[str, Any] | None = None) -> str:
         f"poisoned, {row.covered} cover; {row.clean_held} clean samples for the defense\n"
         f"victim {row.victim_seconds:.1f} s, defense {row.seconds:.1f} s, peak {row.peak_memory / 2**20:.0f} MiB, {row.device}"
     )
-    out = [head, "", *([text, "", counts] if row.status == "done" else []), f"row {row.key}, victim {row.victim}"]
+    speaks = USUAL.flags(vars(row))
+    flagged = [f"flags: {', '.join(speaks)}"] if speaks else []
+    out = [head, "", *([text, *flagged, "", counts] if row.status == "done" else []), f"row {row.key}, victim {row.victim}"]
     if before is not None and before["status"] == "done":
         gaps = [abs((before[f"{n}_after"] or 0) - (_number(getattr(row, f"{n}_after")) or 0)) for n in names]
         stored = f"utility {percent(before['utility_after'])}, ASR {percent(before['asr_after'])}"

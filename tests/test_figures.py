@@ -92,9 +92,8 @@ class TestDivergences:
         assert [r["auroc"] for r in blends] == [pytest.approx((3 + 2.5) / 8), 1.0]
         assert [r["target_auroc"] for r in blends] == [0.75, 1.0]
         assert [blends[0][f"{name}_median"] for name in ("poisoned", "clean", "target")] == [0.375, 0.75, 0.5]
-        spread = abs(1 - 5.5 / 8) / 2**0.5
         assert found.notes[0] == "badnets: AUROC 0.750 (n = 1), in the target class 0.750 (n = 1)"
-        assert found.notes[1].startswith(f"blend: AUROC {(1 + 5.5 / 8) / 2:.3f} ± {spread:.3f} (n = 2)")
+        assert found.notes[1].startswith(f"blend: AUROC {5.5 / 8:.3f} / 1.000 (n = 2)")
 
     def test_picture(self, store: Store) -> None:
         """A panel an attack, its seeds together; each kind of samples adds up to all of it, what has not moved included."""
@@ -122,7 +121,7 @@ class TestDivergences:
             ("blend", 0, 1),
             ("blend", 1, 0),
         ]
-        assert "(n = 3)" in found.notes[0]
+        assert "(n = 2x1-2)" in found.notes[0]  # of two victims
 
     def test_no_poison(self, store: Store) -> None:
         put_divergences(store, put(store, attack={"name": "blend", "rate": 0.0}), [s for s in SAMPLES if not s[2]])
@@ -229,7 +228,7 @@ def test_of_a_real_row(kind: str, store: Store, capsys: pytest.CaptureFixture[st
     words = [kind, "mine", "attack=blend", "--store", store.uri]
     assert main(["figure", *words, "--out", str(out), "--markdown"]) == 0
     shown, told = capsys.readouterr()
-    assert "| blend " in shown
+    assert "| blend, not planted " in shown
     assert str(out) in told
     with Image.open(out) as picture:
         assert picture.width > 400

@@ -135,6 +135,7 @@ def ours(attack: Config | str, defense: Config | str = "none", seed: int = 0, **
     }
     counts = {"clean_tests": 10000, "triggered_tests": 9000, "trained_on": 12001}
     chosen = {"spec": json.dumps(config), "key": key_of(config), "setting": setting_of(config), "seed": seed}
+    chosen["victim"] = key_of({name: value for name, value in config.items() if name != "defense"})
     return make_row(**{**chosen, **names, **counts, **values})
 
 
@@ -255,12 +256,13 @@ class TestOutsideTarget:
         rows = [
             ours("blend", "abl", seed=0, utility_after=0.80, target_utility_after=0.50),
             ours("blend", "abl", seed=1, utility_after=0.74, target_utility_after=0.20),
+            ours("blend", "abl", seed=2, utility_after=0.77, target_utility_after=0.35),
         ]
-        # (8000 - 500) / 9000 and (7400 - 200) / 9000
-        assert outside_target(to_table(rows)) == pytest.approx([7500 / 9000, 7200 / 9000], abs=1e-12)
+        # (8000 - 500) / 9000, (7400 - 200) / 9000 and (7700 - 350) / 9000
+        assert outside_target(to_table(rows)) == pytest.approx([7500 / 9000, 7200 / 9000, 7350 / 9000], abs=1e-12)
         (record,) = beside(*rows)
         assert record[OUTSIDE] == pytest.approx(7350 / 9000, abs=1e-12)
-        assert record[f"{OUTSIDE}_spread"] == pytest.approx(300 / 9000 / 2**0.5, abs=1e-12)
+        assert record[f"{OUTSIDE}_spread"] == pytest.approx(150 / 9000, abs=1e-12)
 
     def test_a_model_that_never_predicts_the_target_class(self) -> None:
         """Nine classes right, the tenth never: 90 % on all, 100 % outside."""
@@ -288,13 +290,15 @@ class TestOutsideTarget:
 
 TEXT = """\
 AdvrBD: How to Train a Backdoor-Robust Model on a Poisoned Dataset without Auxiliary Data? (arXiv 2405.12719v1), Tables II to VII: 'paper' is its number, as printed, for the column before
-cifar10/resnet18 width=8; percent, mean ± spread over n seeds; tests: clean, triggered
+cifar10/resnet18 width=8; percent; tests: clean, triggered
 
-attack    defense      n    rate    paper    accuracy    paper       after    no target    paper         ASR    paper        after    paper        tests
---------  ---------  ---  ------  -------  ----------  -------  ----------  -----------  -------  ----------  -------  -----------  -------  -----------
-blend     none         2    0.05     0.05  75.0 ± 0.0    84.50                                    99.0 ± 0.0    99.90                        10000, 9000
-blend     abl          2    0.05     0.05  75.0 ± 0.0    84.50  71.0 ± 1.4   73.3 ± 1.6    82.20  99.0 ± 0.0    99.90  50.0 ± 35.4     5.71  10000, 9000
+attack    defense      n    rate    paper     accuracy    paper        after    no target    paper          ASR    paper        after    paper        tests
+--------  ---------  ---  ------  -------  -----------  -------  -----------  -----------  -------  -----------  -------  -----------  -------  -----------
+blend     none         2    0.05     0.05  75.0 / 75.0    84.50                                     99.0 / 99.0    99.90                        10000, 9000
+blend     abl          2    0.05     0.05  75.0 / 75.0    84.50  70.0 / 72.0  72.2 / 74.4    82.20  99.0 / 99.0    99.90  25.0 / 75.0     5.71  10000, 9000
 
+- fewer than 3 victims: their values, victims apart by /, seeds of the defense by a comma
+- fewest triggered tests: 9000; there an ASR of 0 means 0.0 to 0.0 %, one of 50 means 49.0 to 51.0 % (95 %, Wilson)
 - cifar10/resnet18 width=8: 30 epochs on 12001 training samples of 50000 published, width 8 of 64 published
 - cifar10: the paper's numbers fit fractions of 1000 tests before a defense and of 910 after it, those outside the target class, as ours under 'no target'
 - the paper gives no seeds and no spread; its target class is 1

@@ -16,6 +16,7 @@ from bdray.experiment import Experiment
 from bdray.picture import draw
 from bdray.results import Row, setting_of, to_table
 from bdray.spec import BadInput, key_of
+from bdray.validity import Bounds, interval
 from tests.test_store import NOON
 from tests.tiny import tiny_config
 
@@ -70,7 +71,8 @@ class TestGroups:
         # ((0.2)^2 + (0.1)^2 + (0.3)^2) / 2 = 0.07
         assert record["asr_after_spread"] == pytest.approx(math.sqrt(0.07), abs=1e-15)
         assert record["utility_after_spread"] == pytest.approx(0, abs=1e-15)
-        assert list(record) == list(table.COLUMNS)
+        assert (record["asr_after_least"], record["asr_after_most"]) == (0.1, 0.6)
+        assert set(record) == {*table.COLUMNS, "counts", "values"}
 
     def test_many_groups_against_the_standard_library(self) -> None:
         values = {(w, s): math.sin(17 * w + s) ** 2 for w in range(1, 8) for s in range(5)}
@@ -87,6 +89,73 @@ class TestGroups:
         (record,) = table.groups(to_table(rows))
         assert (record["n"], record["asr_after"], record["defense"]) == (2, 0.25, "nft")
 
+    def test_seeds_of_the_defense_are_averaged_within_their_victim_first(self) -> None:
+        """Three victims, of which one has three seeds of the defense and the others one: 0.3, 0.4 and 0.5."""
+        seeds = [(0, 0, 0.1), (0, 1, 0.2), (0, 2, 0.6), (1, 0, 0.4), (2, 0, 0.5)]
+        rows = [make_row({"seed": v, "defense": {"name": "nft", "seed": d}}, asr_after=asr) for v, d, asr in seeds]
+        (record,) = table.groups(to_table(rows[::-1]))
+        assert (record["n"], record["victims"], record["counts"]) == (5, 3, [3, 1, 1])
+        assert record["asr_after"] == pytest.approx(0.4)
+        assert record["asr_after_spread"] == pytest.approx(0.1)
+        assert (record["asr_after_least"], record["asr_after_most"]) == (0.1, 0.6)
+        line = table.render(to_table(rows)).splitlines()[4].split()
+        assert line[2] == "3x1-3"
+        assert "40.0 ± 10.0" in " ".join(line)
+
+    def test_three_seeds_on_one_victim_are_no_three_victims(self) -> None:
+        rows = [make_row({"defense": {"name": "nft", "seed": s}}, asr_after=v) for s, v in enumerate((0.1, 0.2, 0.6))]
+        (record,) = table.groups(to_table(rows))
+        assert (record["n"], record["victims"], record["asr_after_spread"]) == (3, 1, None)
+        text = table.render(to_table(rows))
+        assert text.splitlines()[4].split()[2:] == ["1x3", "90.0", "80.0", "100.0", "10.0,", "20.0,", "60.0", "2.0"]
+        assert "±" not in text
+        assert "n: victims x seeds of the defense" in text
+
+    def test_victims_that_did_not_plant_stand_apart(self) -> None:
+        rows = [
+            make_row({"seed": s}, asr_before=b, asr_after=a) for s, (b, a) in enumerate([(0.9, 0.3), (0.5, 0.1), (0.49, 0.0)])
+        ]
+        planted, bare = table.groups(to_table(rows))
+        assert (planted["planted"], planted["n"], planted["asr_after"]) == (True, 2, pytest.approx(0.2))
+        assert (bare["planted"], bare["n"], bare["asr_after"]) == (False, 1, 0.0)
+        text = table.render(to_table(rows))
+        assert [line.split()[2:3] for line in text.splitlines()[4:6]] == [["2"], ["1"]]
+        assert [line.endswith("not planted") for line in text.splitlines()[4:6]] == [False, True]
+        assert "not planted: ASR before below 50 %" in text
+        assert len(table.groups(to_table(rows), Bounds(planted=0.4))) == 1
+        assert len(table.groups(to_table(rows), Bounds(planted=0.95))) == 1
+        lines = list(csv.DictReader(io.StringIO(table.render(to_table(rows), form="csv"))))
+        assert [(line["planted"], line["n"]) for line in lines] == [("True", "2"), ("False", "1")]
+
+    def test_a_lost_class_is_counted_and_flagged(self) -> None:
+        falls = [(0.9, 0.71), (0.9, 0.7), (0.9, 0.69), (None, 0.1)]
+        rows = [
+            make_row({"seed": s}, target_utility_after=after, **({} if before is None else {"target_utility_before": before}))
+            for s, (before, after) in enumerate(falls)
+        ]
+        (record,) = table.groups(to_table(rows))
+        assert (record["n"], record["class_lost"], record["utility_lost"]) == (4, 1, 0)
+        assert table.render(to_table(rows)).splitlines()[4].endswith("class lost 1/4")
+        assert table.groups(to_table(rows), Bounds(class_budget=0.18))[0]["class_lost"] == 3
+        (record,) = table.groups(to_table([make_row(utility_after=0.69)]))
+        assert record["utility_lost"] == 1
+
+    def test_intervals_by_hand(self) -> None:
+        """Wilson: of 0 of 30 at most 11.35 %, of 15 of 30 from 33.15 to 66.85; Newcombe 1998 gives the first."""
+        rows = to_table(
+            [make_row({"seed": s}, asr_before=1.0, asr_after=v, triggered_tests=n) for s, v, n in ((0, 0.4, 30), (1, 0.6, 40))]
+        )
+        (record,) = table.groups(rows)
+        assert record["triggered_tests"] == 30
+        assert (record["asr_after_low"], record["asr_after_high"]) == (
+            pytest.approx(0.3315, abs=1e-4),
+            pytest.approx(0.6685, abs=1e-4),
+        )
+        assert (record["utility_after_low"], record["utility_after_high"]) == (None, None)
+        assert interval(0.0, 30) == (0.0, pytest.approx(0.1135, abs=1e-4))
+        assert "fewest triggered tests: 30; there an ASR of 0 means 0.0 to 11.4 %" in table.render(rows)
+        assert "40.0 / 60.0 [33.2, 66.8]" in table.render(rows, intervals=True)
+
     def test_one_seed_has_no_spread(self) -> None:
         (record,) = table.groups(to_table([make_row()]))
         assert (record["n"], record["asr_after"], record["asr_after_spread"]) == (1, 0.25, None)
@@ -97,7 +166,8 @@ class TestGroups:
         (record,) = table.groups(to_table(rows))
         assert record["n"] == 3
         assert record["flag_recall"] == pytest.approx(0.6)
-        assert record["flag_recall_spread"] == pytest.approx(statistics.stdev([0.5, 0.7]))
+        assert (record["flag_recall_least"], record["flag_recall_most"]) == (0.5, 0.7)
+        assert record["flag_recall_spread"] is None
         (record,) = table.groups(to_table(rows[:2]))
         assert (record["flag_recall"], record["flag_recall_spread"]) == (0.5, None)
         assert (record["false_alarm"], record["false_alarm_spread"]) == (None, None)
@@ -209,17 +279,18 @@ class TestRender:
 
     def test_text(self, rows: pa.Table) -> None:
         lines = table.render(rows).splitlines()
-        assert lines[0] == "miniature/resnet18 width=4; percent, mean ± spread over n seeds"
+        assert lines[0] == "miniature/resnet18 width=4; percent"
         assert lines[2].split() == ["attack", "defense", "n", "utility", "after", "ASR", "after", "recall", "s"]
-        assert " ".join(lines[4].split()) == "blend nft 2 90.0 ± 0.0 80.0 ± 0.0 100.0 ± 0.0 30.0 ± 7.1 10.0 ± 0.0 2.0"
-        assert len(lines) == 8
-        assert len({len(line) for line in lines[2:]}) == 1
+        assert " ".join(lines[4].split()) == ("blend nft 2 90.0 / 90.0 80.0 / 80.0 100.0 / 100.0 25.0 / 35.0 10.0 / 10.0 2.0")
+        assert len(lines) == 10
+        assert len({len(line) for line in lines[2:8]}) == 1
+        assert lines[9] == "fewer than 3 victims: their values, victims apart by /, seeds of the defense by a comma"
 
     def test_several_victims_get_a_column(self, rows: pa.Table) -> None:
         more = pa.concat_tables([rows, to_table([make_row({"task": task("digits")})])])
         lines = table.render(more).splitlines()
         assert lines[0].split()[:3] == ["victim", "attack", "defense"]
-        assert [line.split("  ")[0] for line in lines[2:]] == ["digits/resnet18 width=4"] + ["miniature/resnet18 width=4"] * 4
+        assert [line.split("  ")[0] for line in lines[2:7]] == ["digits/resnet18 width=4"] + ["miniature/resnet18 width=4"] * 4
 
     @pytest.mark.parametrize(
         ("sort", "order"),
@@ -246,7 +317,9 @@ class TestRender:
     def test_csv_keeps_every_digit(self, rows: pa.Table) -> None:
         lines = list(csv.DictReader(io.StringIO(table.render(rows, form="csv"))))
         for line, record in zip(lines, table.groups(rows), strict=True):
-            parsed = {name: None if text == "" else float(text) for name, text in line.items() if name not in table.LABELS}
+            told = {name: text for name, text in line.items() if name not in table.LABELS}
+            parsed = {name: {"": None, "True": True, "False": False}.get(text, text) for name, text in told.items()}
+            parsed = {name: float(value) if isinstance(value, str) else value for name, value in parsed.items()}
             assert parsed == {name: record[name] for name in parsed}
             assert {name: line[name] for name in table.LABELS} == {name: record[name] for name in table.LABELS}
 
@@ -288,6 +361,14 @@ class TestQuery:
     def test_select(self, rows: pa.Table) -> None:
         answer = table.query(rows, "SELECT attack, avg(asr_after) AS mean, count(*) AS n FROM rows GROUP BY 1", "csv")
         assert answer == "attack,mean,n\nblend,0.25,2"
+
+    def test_what_speaks_against_a_row(self) -> None:
+        changes: list[dict[str, Any]] = [{}, {"asr_before": 0.1}, {"target_utility_before": 0.9, "target_utility_after": 0.0}]
+        rows = to_table([make_row({"seed": s}, **values) for s, values in enumerate([*changes, {"asr_before": float("nan")}])])
+        answer = table.query(rows, "SELECT planted, class_lost, utility_lost FROM rows ORDER BY seed", "csv")
+        assert answer.splitlines()[1:] == ["True,,False", "False,,False", "True,True,False", ",,False"]
+        few = table.query(rows, "SELECT count(*) AS n FROM rows WHERE planted", "csv", Bounds(planted=0.05))
+        assert few.splitlines() == ["n", "3"]
 
     def test_every_column_can_be_shown(self, rows: pa.Table) -> None:
         for form in ("text", "markdown", "csv"):

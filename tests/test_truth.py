@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from bdray.groups import effectiveness
 from bdray.results import Scores
-from bdray.table import effectiveness
 from bdray.truth import Look, Truth
 
 #                      sample  0  1  2  3  4  5  6  7  8  9
