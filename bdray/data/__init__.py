@@ -42,6 +42,8 @@ class Published(NamedTuple):
     train: Samples
     test: Samples
     classes: Sequence[str]
+    units: Tensor | None = None
+    """Which unit of the data set (`Data.unit`) each training sample belongs to, int64 [N]; None where each is one by itself."""
 
 
 class Splits(NamedTuple):
@@ -73,11 +75,16 @@ class Data(Spec):
     layout: ClassVar[str]
     """What is expected below the data folder, in a few words."""
 
+    unit: ClassVar[str] = "a sample"
+    """What is independent of all else in it, as far as is published: samples of one unit (the frames of a track, the drawings
+    of a person) are alike, so that `held` takes whole ones."""
+
     suited_model: ClassVar[Config] = {"name": "resnet18"}
     """The model of an experiment that names none."""
 
     held: Share = 0.1
-    """Share of the published training samples that the victim never sees and the defender may hold."""
+    """Share of the published training samples that the victim never sees and the defender may hold; as near to it as whole
+    units come."""
     limit: Amount = 0
     """Training samples used, before `held` is taken off; drawn once, the same for every seed."""
     test_limit: Amount = 0
@@ -88,14 +95,18 @@ class Data(Spec):
 
     def splits(self, root: Path) -> Splits:
         """The same splits on every machine and for every seed, so that before and after use the same samples."""
-        train, test, classes = self.read(root)
+        train, test, classes, units = self.read(root)
         order = torch.randperm(len(train), generator=rng(0, "split", self.name))
         order = order[: self.limit or None]
         held = round(self.held * len(order))
         if held >= len(order):
             raise BadInput(f"{self.name}.held: got {self.held}, which leaves 0 of {len(order)} samples to train on; lower it")
         chosen = torch.randperm(len(test), generator=rng(0, "test", self.name))[: self.test_limit or None].sort().values
-        return Splits(train.take(order[held:]), train.take(order[:held]), test.take(chosen), classes)
+        if units is None:
+            mine = torch.arange(len(order)) < held
+        else:
+            mine = whole_units(units[order], train.targets[order], self.held, rng(0, "units", self.name))
+        return Splits(train.take(order[~mine]), train.take(order[mine]), test.take(chosen), classes)
 
     def missing(self, folder: Path, problem: str = "is not there") -> NoReturn:
         """Raise the sentence for data that cannot be read."""
@@ -103,3 +114,19 @@ class Data(Spec):
             f"{self.name}: {folder} {problem}; expected {self.layout} below the data folder (--data or BDRAY_DATA), "
             f"as published at {self.home}"
         )
+
+
+def whole_units(units: Tensor, labels: Tensor, share: float, draw: torch.Generator) -> Tensor:
+    """A share of the samples, bool [N], as near to it as whole units come; units and labels int64 [N]. Where no unit has
+    samples of two labels it is that share of every label: at least one unit of each that has two, and never the last one."""
+    _, unit, sizes = units.unique(return_inverse=True, return_counts=True)
+    label = torch.empty_like(sizes).scatter_(0, unit, labels)
+    if not torch.equal(label[unit], labels):
+        label = torch.zeros_like(sizes)
+    turn, chosen = torch.randperm(len(sizes), generator=draw), torch.zeros(len(sizes), dtype=torch.bool)
+    for each in label.unique() if share else ():
+        those = turn[label[turn] == each]
+        sums = torch.cat([torch.zeros(1, dtype=torch.int64), sizes[those].cumsum(0)])
+        count = int((sums - share * sums[-1]).abs().argmin())
+        chosen[those[: min(max(count, 1), len(those) - 1)]] = True
+    return chosen[unit]

@@ -15,13 +15,15 @@ from bdray.spec import Config, Count
 
 class Digits(Images):
     """8x8 grey images with 17 levels, enlarged to `size` and repeated over 3 channels. They come with no test set:
-    a fixed random fifth is set aside as one."""
+    a fixed random fifth is set aside as one. Which of the 13 writers drew which is not published with them, so that writers
+    are on both sides of every split."""
 
     home: ClassVar[str] = "scikit-learn itself (sklearn.datasets.load_digits)"
     layout: ClassVar[str] = "nothing"
     mean: ClassVar[tuple[float, ...]] = (0.3,)
     std: ClassVar[tuple[float, ...]] = (0.35,)
     flip: ClassVar[bool] = False
+    unit: ClassVar[str] = "a drawing"
     suited_model: ClassVar[Config] = {"name": "resnet18", "width": 8}
 
     size: Count = 16

@@ -10,8 +10,10 @@ from bdray.spec import BadInput, Count
 
 class ImageFolder(Images):
     """Classes are the sorted names of the class folders. Hidden files, folders that start with an underscore and files
-    that are no images are skipped; images in folders below a class folder belong to that class."""
+    that are no images are skipped; images in folders below a class folder belong to that class. What several images have in
+    common (a film, a person) is not known here: `held` and `limit` take them one by one."""
 
+    unit: ClassVar[str] = "a file"
     home: ClassVar[str] = "no one place: these are your own images"
     layout: ClassVar[str] = "train/<class>/*.jpg and test/<class>/*.jpg (or val; or png, ppm, bmp, tif, webp) in that folder"
 

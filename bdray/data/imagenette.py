@@ -26,6 +26,7 @@ class Imagenette(Images):
     """Photographs of any shape, squeezed to `size` x `size`; the published `val` is the test set. The full-sized folder
     wins over the published reductions to 320 and 160 pixels."""
 
+    unit: ClassVar[str] = "a photograph"
     home: ClassVar[str] = "https://github.com/fastai/imagenette"
     layout: ClassVar[str] = "imagenette2 (or -320, -160) with train and val of ten folders each, named by WordNet id,"
 

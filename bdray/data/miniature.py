@@ -22,6 +22,7 @@ class Miniature(Images):
     for triggers; `per_class` images a class to train on and half as many to test. Made of whole numbers only, hence the
     same to the bit on every machine."""
 
+    unit: ClassVar[str] = "an image"
     home: ClassVar[str] = "bdray itself (bdray/data/miniature.py)"
     layout: ClassVar[str] = "nothing"
     mean: ClassVar[tuple[float, ...]] = (0.46, 0.48, 0.42)

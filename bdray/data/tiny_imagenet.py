@@ -16,6 +16,7 @@ class TinyImagenet(Images):
     """The published `val` is the test set, flat with its annotations or re-arranged into class folders; `test` has no
     labels and is ignored. Classes are numbered by sorted WordNet id, as most code does, not as in wnids.txt."""
 
+    unit: ClassVar[str] = "a photograph"
     home: ClassVar[str] = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
     layout: ClassVar[str] = f"{FOLDER} with wnids.txt, words.txt, train/<wnid>/images and val/images, val/{ANNOTATIONS},"
     mean: ClassVar[tuple[float, ...]] = (0.4802, 0.4481, 0.3975)

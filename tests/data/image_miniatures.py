@@ -125,7 +125,7 @@ def cifar100(root: Path) -> Expected:
 
 
 def gtsrb(root: Path, training: str = "GTSRB/Final_Training/Images", truth: str = "GT-final_test.csv") -> Expected:
-    """43 classes of one or two PPMs, test images whose list is not in the order of their names."""
+    """43 classes of one or two tracks of a PPM each, test images whose list is not in the order of their names."""
     expected, head = nothing(), "Filename;Width;Height;Roi.X1;Roi.Y1;Roi.X2;Roi.Y2"
     for label in range(43):
         folder = root / training / f"{label:05d}"

@@ -63,7 +63,7 @@ def test_cifar10_as_it_is() -> None:
     root = Path(os.environ.get("BDRAY_DATA", ""))
     if not (root / "cifar10_jpeg.parquet").is_file():
         pytest.skip("BDRAY_DATA names no folder with cifar10_jpeg.parquet")
-    train, test, _ = Data.of("cifar10").read(root)
+    train, test, *_ = Data.of("cifar10").read(root)
     assert train.inputs.shape == (50_000, 3, 32, 32)
     assert test.inputs.shape == (10_000, 3, 32, 32)
     assert train.targets.bincount().tolist() == [5_000] * 10
@@ -82,6 +82,26 @@ def test_gtsrb(tmp_path: Path, below: str, training: str, truth: str) -> None:
     assert (found.classes[0], found.classes[8]) == ("speed limit 20 km/h", "speed limit 120 km/h")
     assert (found.classes[6], found.classes[14]) == ("end of speed limit 80 km/h", "stop")
     assert (found.classes[17], found.classes[38], found.classes[40]) == ("no entry", "keep right", "roundabout")
+
+
+def test_gtsrb_holds_out_tracks(tmp_path: Path) -> None:
+    """Frames of a track are alike, whatever its number is called in another class."""
+    made.gtsrb(tmp_path)
+    for label, track, frames in ((0, 0, 4), (0, 1, 5), (0, 2, 5), (7, 1, 3)):
+        for frame in range(1, frames):
+            number = 1000 * label + 100 * track + frame
+            name = f"{label:05d}/{track:05d}_{frame:05d}.ppm"
+            made.write(tmp_path / "GTSRB/Final_Training/Images" / name, made.picture(number))
+    data = Data.of({"name": "gtsrb", "held": 0.3})
+    found, units = data.splits(tmp_path), data.read(tmp_path).units
+    assert units is not None
+    assert units[:12].tolist() == [0] * 4 + [1] * 4 + [2] * 4
+    assert units.max() + 1 == 43 + 21 + 2
+    assert len(found.train) + len(found.held) == len(units)
+    counts = found.held.targets.bincount(minlength=43)
+    assert counts[0] in (4, 5), "one of its three tracks"
+    assert counts[7] in (1, 3)
+    assert counts[8::2].sum() == 0, "they have one track each, which is learnt"
 
 
 def test_gtsrb_prefers_the_full_training_set(tmp_path: Path) -> None:

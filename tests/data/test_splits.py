@@ -21,6 +21,24 @@ class Numbered(Data):
         return Published(Samples(train, train % 7), Samples(test, test % 7), ["seven"] * 7)
 
 
+class Tracked(Data):
+    """Ten tracks of five frames in each of three classes but the last, which has one; class and track can be told from the
+    number."""
+
+    def read(self, root: Path) -> Published:
+        numbers = torch.arange(105)
+        return Published(Samples(numbers, numbers // 50), Samples(numbers, numbers // 50), ["a", "b", "c"], numbers // 5)
+
+
+class Spoken(Data):
+    """Every one of 20 people says all five words, the first more often than the last."""
+
+    def read(self, root: Path) -> Published:
+        people = torch.arange(20).repeat_interleave(torch.arange(24, 4, -1))
+        numbers = torch.arange(len(people))
+        return Published(Samples(people, numbers % 5), Samples(people, numbers % 5), list("abcde"), people)
+
+
 def split(**fields: object) -> Splits:
     return Numbered(**fields).splits(Path())
 
@@ -59,6 +77,51 @@ def test_a_larger_limit_keeps_the_samples_of_a_smaller_one() -> None:
     assert small != list(range(20))
 
 
+@pytest.mark.parametrize(("held", "limit"), [(0.1, 0), (0.25, 0), (0.5, 0), (0.1, 60), (0.02, 0)])
+def test_a_track_is_held_out_whole_or_not_at_all(held: float, limit: int) -> None:
+    """And of every class with several, though 0.02 of ten is none; never the only one."""
+    found = Tracked(held=held, limit=limit).splits(Path())
+    mine, rest = set((found.held.inputs // 5).tolist()), set((found.train.inputs // 5).tolist())
+    assert not mine & rest
+    assert len(found.train) + len(found.held) == (limit or 105)
+    assert mine & set(range(10))
+    assert mine & set(range(10, 20))
+    assert not mine & {20}
+    if not limit:
+        wanted = max(1, round(10 * held)) * 5
+        assert found.held.targets.bincount(minlength=3).tolist() == [wanted, wanted, 0]
+        assert sorted(torch.cat([found.train.inputs, found.held.inputs]).tolist()) == list(range(105))
+
+
+def test_so_is_a_person_who_is_in_every_class() -> None:
+    found = Spoken(held=0.2).splits(Path())
+    assert not set(found.held.inputs.tolist()) & set(found.train.inputs.tolist())
+    assert len(found.held) == pytest.approx(0.2 * 290, abs=12)
+    assert found.held.targets.unique().tolist() == [0, 1, 2, 3, 4]
+
+
+def test_the_units_of_a_share_of_none() -> None:
+    assert len(Tracked(held=0.0).splits(Path()).held) == 0
+
+
+FROZEN = {
+    "fields of none": (Numbered(), "3cce36a4e16cab5e470145dc0d228f252acc7d7cba4e7e2bd6c46fd4d9c9c4af"),
+    "a limit": (Numbered(held=0.25, limit=40), "2332672d268e765270d6f6db31c21280657a8049af65fcc1a25b661947879b28"),
+    "miniature": (Miniature(), "a232aeba84655ae32077bd3ac1b1638ea0b665c687451b0cf316fb5cd4daba1a"),
+    "less of it": (
+        Miniature(limit=100, held=0.25, test_limit=50),
+        "2cc140078c835013fa6ba15e38e7c1ba6215201cc8dd0dc70233a50dde1eec8d",
+    ),
+}
+"""Splits of data sets whose samples stand for themselves, and their digests at 6d0cb67."""
+
+
+@pytest.mark.parametrize("name", FROZEN)
+def test_the_splits_that_have_victims_stay(name: str) -> None:
+    data, digest = FROZEN[name]
+    assert data.splits(Path()).digest() == digest
+
+
 @pytest.mark.parametrize("fields", [{"held": 1.0}, {"held": 0.99, "limit": 10}, {"held": 0.6, "limit": 1}])
 def test_held_too_large(fields: dict[str, float]) -> None:
     with pytest.raises(BadInput, match=rf"held: got {fields['held']}, which leaves 0 of"):
@@ -77,6 +140,7 @@ def test_every_member_says_what_it_is(name: str) -> None:
     assert member.modality
     assert member.home
     assert member.layout
+    assert "unit" in {field for kind in member.__mro__[: member.__mro__.index(Data)] for field in vars(kind)}
     assert "__doc__" in vars(member)
     assert (member.__doc__ or "").strip()
 
