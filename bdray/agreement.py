@@ -14,8 +14,7 @@ class Agreement(NamedTuple):
     """Shares, 0 to 1; NaN where the defense never flags anything."""
 
     kept: float = float("nan")
-    """The least over the labels of: samples of a label that are not flagged and that the model predicts as labelled / samples
-    of that label. It is 0 for a filter that takes a whole class for poison, and for a model that lost one."""
+    """Worst class: the share of its samples that were kept and are predicted as labelled. It is 0 for a filter that takes a whole class for poison, and for a model that lost one."""
     flagged: float = float("nan")
     """Flagged samples that the model predicts as labelled / flagged samples, both counted with one sample more for every
     hundred of the training set: a few flags prove nothing, and none at all leave 1. A backdoored model agrees with the labels

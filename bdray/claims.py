@@ -4,9 +4,9 @@ folder or a bucket only that a write is whole, and that a listing sees what was 
     claims/<kind>/<key>.<launch>.<host>.<pid>.<start>.json    a process has this cell or victim, or is just asking for it
     claims/launches/<launch>.json                             written again every few seconds while the launch lives
 
-Who wants a key writes a claim of its own and then looks for others: of two at once, at least the later one sees the other. It
-takes its claim back; so may both, and ask again after a random while. There is no rule by which one of two wins: it would have
-to hold for one that had looked before the other wrote.
+To claim a key, a process writes a file, then lists the others: of two at once, at least the later one sees the other. If it sees
+one it withdraws; both may, and retry after a random while. There is no rule by which one of two wins: such a rule would have to
+hold for a process that had looked before the other wrote.
 """
 
 import contextlib
@@ -45,7 +45,7 @@ class Process(NamedTuple):
     """In the kernel's ticks since the machine was started; 0 where it does not say."""
 
     def lives(self) -> bool:
-        """Whether it still runs, for a process of this `host`; one that only waits to be buried does not."""
+        """Whether it still runs, for a process of this `host`; a zombie does not count."""
         with contextlib.suppress(OSError):
             state, start = _stat(self.pid)
             return state not in "ZX" and start == self.start

@@ -216,7 +216,7 @@ def _attack_of(state: dict[str, Tensor], experiment: Experiment, store: Store, r
 
 
 LOOKED_AT = 2000
-"""Test samples on which a model on the way of a defense is judged: every so-manieth of the test set."""
+"""Test samples on which a model on the way of a defense is judged: evenly spaced test samples."""
 
 
 def evaluate(

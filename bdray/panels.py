@@ -22,7 +22,7 @@ LOOKS: tuple[dict[str, Any], ...] = (
 
 
 def histograms(panels: Sequence[tuple[str, Sequence[np.ndarray]]]) -> Any:
-    """A panel a title: divergences in nats of poisoned samples, of clean ones, and of those of the target class."""
+    """One panel per title: divergences in nats of poisoned samples, of clean ones, and of those of the target class."""
     logs = [[np.log10(np.maximum(part, FLOOR)) for part in parts] for _, parts in panels]
     every = np.concatenate([part for parts in logs for part in parts])
     bins = np.linspace(every.min(), max(every.max(), every.min() + 1), 61)
@@ -35,7 +35,7 @@ def histograms(panels: Sequence[tuple[str, Sequence[np.ndarray]]]) -> Any:
 
 
 def lines(panels: Sequence[tuple[str, Mapping[str, Series]]], x: str, y: Sequence[str], log: bool = False) -> Any:
-    """A panel a title: the mean over the seeds of each series as a line, their range as a band. `y` is one label for all
+    """One panel per title: the mean over the seeds of each series as a line, their range as a band. `y` is one label for all
     panels, or one for each; places stand as far apart as they are large, or with `log` as their logarithms are."""
     picture, axes = _panels([title for title, _ in panels], x, *y)
     for axis, (_, series) in zip(axes, panels, strict=True):

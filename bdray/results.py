@@ -71,8 +71,8 @@ class Row:
     target_false_alarm: float = NAN
     """The same among clean samples of the target class, which a filter may empty unseen."""
     kept_agreement: float = NAN
-    """The least over the labels of: samples not flagged that the model predicts as labelled / samples of that label. Told from
-    the poisoned training set alone, without truth, as is the next."""
+    """Worst class: the share of its samples that were kept and are predicted as labelled. Told from the poisoned training set
+    alone, without truth, as is the next."""
     flagged_agreement: float = NAN
     """Flagged samples that the model predicts as labelled / flagged samples, both with 1 % of the training set added."""
     separation: float = NAN

@@ -46,7 +46,7 @@ class Proxy(Spec):
             )
 
     def draw(self, held: Samples, rng: torch.Generator) -> Tensor:
-        """Positions in `held` of the samples that are used: the same for every defense, hence made use of once a victim."""
+        """Positions in `held` of the samples that are used: the same for every defense, so prepared once per victim."""
         wanted = self.samples if "clean" in self.needs else 0
         return torch.randperm(len(held), generator=rng)[:wanted]
 
