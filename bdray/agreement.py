@@ -14,7 +14,8 @@ class Agreement(NamedTuple):
     """Shares, 0 to 1; NaN where the defense never flags anything."""
 
     kept: float = float("nan")
-    """Worst class: the share of its samples that were kept and are predicted as labelled. It is 0 for a filter that takes a whole class for poison, and for a model that lost one."""
+    """Worst class: the share of its samples that were kept and are predicted as labelled. It is 0 for a filter
+    that takes a whole class for poison, and for a model that lost one."""
     flagged: float = float("nan")
     """Flagged samples that the model predicts as labelled / flagged samples, both counted with one sample more for every
     hundred of the training set: a few flags prove nothing, and none at all leave 1. A backdoored model agrees with the labels

@@ -4,9 +4,9 @@ folder or a bucket only that a write is whole, and that a listing sees what was 
     claims/<kind>/<key>.<launch>.<host>.<pid>.<start>.json    a process has this cell or victim, or is just asking for it
     claims/launches/<launch>.json                             written again every few seconds while the launch lives
 
-To claim a key, a process writes a file, then lists the others: of two at once, at least the later one sees the other. If it sees
-one it withdraws; both may, and retry after a random while. There is no rule by which one of two wins: such a rule would have to
-hold for a process that had looked before the other wrote.
+To claim a key, a process writes a file, then lists the others: of two at once, at least the later one sees the other. If it
+sees one it withdraws; both may, and retry after a random while. There is no rule by which one of two wins: such a rule would
+have to hold for a process that had looked before the other wrote.
 """
 
 import contextlib

@@ -79,8 +79,8 @@ class AdvrBD(Defense):
     """joint: what is learnt and unlearnt passes through BatchNorm as one batch; frozen: with the warm-up's statistics."""
     balanced: bool = False
     """Our remedy, not the paper's: every label gives its own share, at least one sample, of what is taken for clean. Left to
-    itself the partition takes less of the target class, whose clean samples the backdoor helps to hold; what is not unlearnt
-    stays right and is taken for poison, and the clean model may never see that class."""
+    itself the partition takes less of the target class, whose clean samples the backdoor helps to hold; samples that were not
+    unlearnt are still predicted correctly, and so are flagged, and the clean model may never see that class."""
     relearn_rate: Share = 1.0
     """The other half of our remedy: samples learnt beside the unlearning / training samples, those not taken for clean that
     moved least at the first partition. 1, the paper's, is all of them, most of which are clean: what unlearning takes from the
