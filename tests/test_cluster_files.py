@@ -1,8 +1,6 @@
 """The cluster files as they are shipped, and `bdray cluster check`: one sentence for every mistake that costs a start."""
 
 import copy
-import json
-import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -26,6 +24,7 @@ FILLED = {
     "<head-address>": "10.0.0.1",
     "<worker-address>": "10.0.0.2, 10.0.0.3",
     "<user>": "me",
+    "<registry>": "registry.example.com",
 }
 
 
@@ -63,7 +62,7 @@ def changed(tmp_path: Path, name: str, change: Callable[[Config], Any]) -> list[
     return findings(tmp_path, yaml.safe_dump(config, sort_keys=False))
 
 
-@pytest.mark.parametrize("name", ["cluster.yaml", "cluster.local.yaml"])
+@pytest.mark.parametrize("name", ["cluster.yaml", "cluster.local.yaml", "deploy/rayjob.yaml"])
 def test_shipped_files_pass_once_filled(tmp_path: Path, name: str) -> None:
     assert findings(tmp_path, filled(name)) == []
 
@@ -73,6 +72,7 @@ def test_shipped_files_pass_once_filled(tmp_path: Path, name: str) -> None:
     [
         ("cluster.yaml", ["<bucket>", "<head-profile>", "<worker-profile>"]),
         ("cluster.local.yaml", ["<shared-folder>", "<head-address>", "<worker-address>", "<user>"]),
+        ("deploy/rayjob.yaml", ["<registry>", "<bucket>"]),
     ],
 )
 def test_what_is_to_be_filled_in_is_named(name: str, placeholders: list[str]) -> None:
@@ -153,8 +153,12 @@ AWS: list[tuple[Callable[[Config], Any], list[str]]] = [
         ["error: provider.security_group: got tcp 8265 to 8265 open to 0.0.0.0/0, expected ssh"],
     ),
     (opened("-1", -1, -1, Ipv6Ranges=[{"CidrIpv6": "::/0"}]), ["error: provider.security_group: got -1 -1 to -1 open to ::/0"]),
-    (opened("tcp", 22, 22, **WORLD), []),
-    (opened("-1", -1, -1, UserIdGroupPairs=[{"GroupId": "sg-1"}]), []),
+    (opened("tcp", 22, 22, **WORLD), ["warning: provider.security_group: got ssh open to 0.0.0.0/0, which is everybody"]),
+    (opened("tcp", 22, 22, IpRanges=[{"CidrIp": "203.0.113.0/24", "Description": "0.0.0.0/0"}]), []),
+    (
+        opened("-1", -1, -1, UserIdGroupPairs=[{"GroupId": "sg-1"}]),
+        ["warning: provider.security_group: got -1 -1 to -1 open to the group sg-1, expected ssh alone"],
+    ),
     (says("--head ", ""), ["error: head_start_ray_commands: got `ray start` without --head, so it would be no head"]),
     (
         says("--autoscaling-config=~/ray_bootstrap_config.yaml", ""),
@@ -336,50 +340,6 @@ def test_no_network_and_no_cloud_library(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-# KubeRay's published types: docs.ray.io, KubeRay CRD API reference (1.6.2 and 1.7.1), generated from
-# ray-operator/apis/ray/v1/{rayjob,raycluster}_types.go of github.com/ray-project/kuberay.
-KUBERAY = {
-    "RayJobSpec": {
-        *("activeDeadlineSeconds", "backoffLimit", "rayClusterSpec", "submitterPodTemplate", "metadata", "clusterSelector"),
-        *("submitterConfig", "managedBy", "deletionStrategy", "entrypoint", "runtimeEnvYAML", "jobId", "submissionMode"),
-        *("entrypointResources", "entrypointNumCpus", "entrypointNumGpus", "ttlSecondsAfterFinished"),
-        *("preRunningDeadlineSeconds", "shutdownAfterJobFinishes", "suspend"),
-    },
-    "RayClusterSpec": {
-        *("upgradeStrategy", "authOptions", "suspend", "managedBy", "autoscalerOptions", "headServiceAnnotations"),
-        *("enableInTreeAutoscaling", "gcsFaultToleranceOptions", "headGroupSpec", "rayVersion", "workerGroupSpecs"),
-    },
-    "AuthOptions": {"enableK8sTokenAuth", "secretName", "mode"},
-    "AutoscalerOptions": {
-        *("resources", "image", "imagePullPolicy", "securityContext", "idleTimeoutSeconds", "upscalingMode", "version"),
-        *("env", "envFrom", "volumeMounts"),
-    },
-    "HeadGroupSpec": {
-        *("template", "headService", "enableIngress", "resources", "labels", "rayStartParams", "serviceType"),
-    },
-    "WorkerGroupSpec": {
-        *("suspend", "groupName", "replicas", "minReplicas", "maxReplicas", "idleTimeoutSeconds", "resources", "labels"),
-        *("rayStartParams", "template", "scaleStrategy", "numOfHosts"),
-    },
-}
-
-
-def test_rayjob_has_only_fields_that_kuberay_publishes() -> None:
-    job = yaml.safe_load((ROOT / "deploy/rayjob.yaml").read_text())
-    assert (job["apiVersion"], job["kind"]) == ("ray.io/v1", "RayJob")
-    cluster = job["spec"]["rayClusterSpec"]
-    (workers,) = cluster["workerGroupSpecs"]
-    for kind, fields in (
-        ("RayJobSpec", job["spec"]),
-        ("RayClusterSpec", cluster),
-        ("AuthOptions", cluster["authOptions"]),
-        ("AutoscalerOptions", cluster["autoscalerOptions"]),
-        ("HeadGroupSpec", cluster["headGroupSpec"]),
-        ("WorkerGroupSpec", workers),
-    ):
-        assert set(fields) <= KUBERAY[kind], kind
-
-
 def test_rayjob_is_safe_and_ends() -> None:
     spec = yaml.safe_load((ROOT / "deploy/rayjob.yaml").read_text())["spec"]
     cluster = spec["rayClusterSpec"]
@@ -396,17 +356,3 @@ def test_rayjob_is_safe_and_ends() -> None:
     offered = worker["resources"]["limits"]
     most = {"CPU": workers["maxReplicas"] * offered["cpu"], "GPU": workers["maxReplicas"] * offered["nvidia.com/gpu"]}
     assert head["env"][1] == {"name": "BDRAY_GROWS_TO", "value": ",".join(f"{kind}={count}" for kind, count in most.items())}
-
-
-def test_the_documents_policies_are_for_what_the_file_starts() -> None:
-    head, worker = map(json.loads, re.findall(r"```json\n(.*?)```", (ROOT / "docs/cluster.md").read_text(), re.DOTALL))
-    config = yaml.safe_load((ROOT / "cluster.yaml").read_text())
-    kinds = {kind["node_config"]["InstanceType"] for name, kind in config["available_node_types"].items() if name != "head"}
-    conditions = [statement["Condition"]["StringEquals"] for statement in head["Statement"] if "Condition" in statement]
-    assert {name for condition in conditions for name in condition.get("ec2:InstanceType", [])} == kinds
-    assert [value for condition in conditions for key, value in condition.items() if "ray-cluster-name" in key] == [
-        config["cluster_name"]
-    ]
-    for policy in (head, worker):
-        assert {statement["Effect"] for statement in policy["Statement"]} == {"Allow"}
-    assert {action.split(":")[0] for statement in worker["Statement"] for action in statement["Action"]} == {"s3"}

@@ -1,25 +1,21 @@
-"""Check a cluster file before `ray up` reads it: Ray's own schema, and what that schema lets pass. No cloud, no network.
-
-bdray cluster check cluster.yaml
-"""
+"""Everything that is wrong with a cluster file: Ray's own schema, and what that schema lets pass. No cloud, no network."""
 
 import contextlib
 import copy
-import difflib
 import io
 import json
 import re
-from collections.abc import Hashable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import jsonschema
 import ray.autoscaler
-import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
-from bdray.launch.cluster_config import Cluster, Finding
-from bdray.launch.cluster_rules import RULES
+from bdray.launch.cluster import kubernetes, leaks, pods
+from bdray.launch.cluster.config import Cluster, Finding
+from bdray.launch.cluster.reading import read
+from bdray.launch.cluster.rules import RULES
 from bdray.spec import BadInput, Config, unknown
 
 PLACEHOLDER = re.compile(r"<[a-z][a-z -]*[a-z]>")
@@ -27,63 +23,37 @@ PLACEHOLDER = re.compile(r"<[a-z][a-z -]*[a-z]>")
 
 
 def check(path: Path) -> tuple[list[Finding], str]:
-    """Everything that is wrong or doubtful in a file for `ray up`, and a line on what it would start.
+    """Everything that is wrong or doubtful in a file for `ray up` or `kubectl apply`, and a line on what it would start.
 
     Raises BadInput where there is no such file, or no YAML in it.
     """
-    text = _text(path)
-    written = _load(path, text)
+    text, documents = read(path)
+    secrets = [leak for document in documents for leak in leaks.leaks(document)] + leaks.in_comments(text)
     findings = list(_placeholders(text))
+    if any(kubernetes.is_kubernetes(document) for document in documents):
+        more, started = pods.check_documents(documents), kubernetes.sentence(documents, path)
+    elif len(documents) > 1:
+        raise BadInput(f"{path}: got {len(documents)} documents, expected one, without a line `---` in it")
+    else:
+        more, started = _check(documents[0], path)
+    said = [Finding(kind, leaks.hidden(text, secrets)) for kind, text in findings + more]
+    return list(dict.fromkeys([*leaks.sentences(secrets), *said])), leaks.hidden(started, secrets)
+
+
+def _check(written: Config, path: Path) -> tuple[list[Finding], str]:
+    """A file for `ray up`."""
     if broken := list(_structure(written)):
-        return findings + broken, ""
+        return broken, ""
     config, refused = _with_defaults(written)
     faults = _faults(config)
-    findings += refused + [finding for fault in faults for finding in _sentences(fault)]
+    findings = refused + [finding for fault in faults for finding in _sentences(fault)]
     if refused or any(fault.validator != "additionalProperties" for fault in faults):
         return findings, ""  # fields of wrong types, which no rule could read
     if not faults:
         findings += _validated(config)
-    cluster = Cluster(config)
+    cluster = Cluster(config, written)
     findings += [finding for rule in RULES for finding in rule(cluster)]
     return findings, cluster.sentence(path)
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text()
-    except FileNotFoundError:
-        files = [file.name for file in path.parent.glob("*.y*ml")]
-        near = difflib.get_close_matches(path.name, sorted(files), n=1)
-        cure = f"did you mean {str(path.with_name(near[0]))!r}?" if near else "cluster.yaml is one for AWS"
-        raise BadInput(f"no file {str(path)!r}; {cure}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"cannot read {str(path)!r}: {error}; name a cluster file, such as cluster.yaml") from None
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML in which a key stands once; the plain loader keeps the last without a word."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.value in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} stands here twice", key.start_mark)
-            seen.add(key.value if isinstance(key, yaml.ScalarNode) else id(key))
-        return dict(super().construct_mapping(node, deep))
-
-
-def _load(path: Path, text: str) -> Config:
-    try:
-        config = yaml.load(text, _Loader)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        where = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "somewhere"
-        raise BadInput(f"{path}, {where}: {error.problem}; mend that line or the one above it") from None
-    except yaml.YAMLError as error:
-        raise BadInput(f"{path}: {' '.join(str(error).split())}; expected YAML") from None
-    if not isinstance(config, dict):
-        raise BadInput(f"{path}: got {type(config).__name__}, expected fields such as cluster_name and provider")
-    return config
 
 
 def _placeholders(text: str) -> Iterator[Finding]:

@@ -38,14 +38,26 @@ class NodeType:
     fields: Config
 
     @property
+    def node(self) -> Config:
+        """What EC2 is asked for."""
+        return dict(self.fields["node_config"])
+
+    @property
+    def disks(self) -> list[Config]:
+        """Its EBS volumes."""
+        devices = self.node.get("BlockDeviceMappings")
+        found = [device.get("Ebs") for device in devices if isinstance(device, dict)] if isinstance(devices, list) else []
+        return [disk for disk in found if isinstance(disk, dict)]
+
+    @property
     def machine(self) -> str:
         """Its EC2 instance type."""
-        return str(self.fields["node_config"].get("InstanceType", "no InstanceType"))
+        return str(self.node.get("InstanceType", "no InstanceType"))
 
     @property
     def spot(self) -> bool:
         """Whether the cloud may take it back at any time, for a lower price."""
-        options = self.fields["node_config"].get("InstanceMarketOptions")
+        options = self.node.get("InstanceMarketOptions")
         return isinstance(options, dict) and options.get("MarketType") == "spot"
 
     @property
@@ -66,9 +78,10 @@ class NodeType:
 
 @dataclass(frozen=True)
 class Cluster:
-    """A file that Ray has filled its defaults into."""
+    """A file that Ray has filled its defaults into, and the file without them."""
 
     config: Config
+    written: Config
 
     @property
     def provider(self) -> Config:
@@ -88,6 +101,11 @@ class Cluster:
         return NodeType(name, self.config["available_node_types"].get(name, empty))
 
     @property
+    def kinds(self) -> list[NodeType]:
+        """Every type of machine of a cloud; none of one's own."""
+        return [] if self.own else [NodeType(name, fields) for name, fields in self.config["available_node_types"].items()]
+
+    @property
     def workers(self) -> list[NodeType]:
         """The workers' types; own machines are all of one, which is the head's too."""
         kinds = self.config["available_node_types"]
@@ -102,12 +120,21 @@ class Cluster:
     def commands(self, role: str, kind: NodeType | None = None) -> list[str]:
         """All that sets the environment of Ray on the head or on a worker, in its order."""
         docker = self.docker
+        own = {} if kind is None else kind.fields
         options = [*docker.get("run_options", []), *docker.get(f"{role}_run_options", [])]
-        first = [] if docker else self.config.get("initialization_commands", [])  # those run outside of a container
-        setup = self.config.get(f"{role}_setup_commands", [])
-        if kind is not None:
-            setup = kind.fields.get("worker_setup_commands", setup)
-        return [str(command) for command in (*options, *first, *setup, *self.config.get(f"{role}_start_ray_commands", []))]
+        options += (own.get("docker") or {}).get("worker_run_options") or []
+        first = [] if docker else own.get("initialization_commands", self.config.get("initialization_commands", []))
+        setup = own.get("worker_setup_commands", self.config.get(f"{role}_setup_commands", []))
+        start = self.config.get(f"{role}_start_ray_commands") or []
+        return [str(command) for command in (*options, *(first or []), *(setup or []), *start)]
+
+    def written_commands(self) -> dict[str, list[str]]:
+        """Every command of the file, by the field in which it stands."""
+        fields = ("initialization_commands", "setup_commands", "head_setup_commands", "worker_setup_commands")
+        found = {field: self.written.get(field) for field in (*fields, "head_start_ray_commands", "worker_start_ray_commands")}
+        for name, kind in (self.written.get("available_node_types") or {}).items():
+            found |= {f"{name}.{field}": kind.get(field) for field in ("initialization_commands", "worker_setup_commands")}
+        return {field: [str(command) for command in commands or []] for field, commands in found.items()}
 
     def variable(self, name: str, role: str, kind: NodeType | None = None) -> str | None:
         """The last value that an environment variable is given; None where it has none."""

@@ -6,9 +6,8 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 
-import ray
-
-from bdray.launch.cluster_config import Cluster, Finding
+from bdray.launch.cluster import access, containers, leaks, machines
+from bdray.launch.cluster.config import Cluster, Finding
 from bdray.spec import unknown
 
 # What the launcher, the autoscaler and these two providers of Ray 2.60 read; its schema accepts any name here.
@@ -99,75 +98,6 @@ def start(cluster: Cluster) -> Iterator[Finding]:
         yield Finding.error(f"worker_start_ray_commands: got port {looks[1]}, expected the head's, {port}")
 
 
-def authentication(cluster: Cluster) -> Iterator[Finding]:
-    """Said for the head and every type of worker, and the same; a token comes with it."""
-    modes = {"the head": cluster.variable("RAY_AUTH_MODE", "head")}
-    for kind in cluster.workers:
-        modes["the workers" if cluster.own else kind.name] = cluster.variable("RAY_AUTH_MODE", "worker", kind)
-    given, listed = {mode for mode in modes.values() if mode}, ", ".join(f"{who} {mode}" for who, mode in modes.items() if mode)
-    if missing := [who for who, mode in modes.items() if mode is None]:
-        yield Finding.error(f"RAY_AUTH_MODE: {', '.join(missing)} got none, expected token; export it in setup_commands")
-    if given - {"token", "disabled"}:
-        yield Finding.error(f"RAY_AUTH_MODE: got {listed}, expected token; export it in setup_commands")
-    elif len(given) > 1:
-        yield Finding.error(f"RAY_AUTH_MODE: got {listed}, so workers could not join; export it once, in setup_commands")
-    if given == {"disabled"}:
-        yield Finding.warning("RAY_AUTH_MODE=disabled: whoever reaches a port of the cluster runs code on it; expected token")
-    if "token" in given and not _token(cluster):
-        yield Finding.error("file_mounts: got no token for RAY_AUTH_MODE=token; add `~/.ray/auth_token: ~/.ray/auth_token`")
-
-
-def _token(cluster: Cluster) -> bool:
-    mounted = any(str(target).rstrip("/").endswith((".ray/auth_token", "/.ray")) for target in cluster.config["file_mounts"])
-    names = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
-    return mounted or all(any(cluster.variable(name, role) for name in names) for role in ("head", "worker"))
-
-
-def ports(cluster: Cluster) -> Iterator[Finding]:
-    """Ray's own rules open ssh and what the machines need among themselves; a file can only add to them."""
-    for rule in (cluster.provider.get("security_group") or {}).get("IpPermissions", []):
-        opened = [rule.get(field) for field in ("IpProtocol", "FromPort", "ToPort")]
-        sources = [source for field in ("IpRanges", "Ipv6Ranges", "PrefixListIds") for source in rule.get(field) or []]
-        if sources and opened != ["tcp", 22, 22]:
-            whom = ", ".join(str(value) for source in sources for value in source.values())
-            yield Finding.error(
-                f"provider.security_group: got {opened[0]} {opened[1]} to {opened[2]} open to {whom}, expected ssh alone; "
-                "delete the rule, `ray dashboard` tunnels through ssh"
-            )
-
-
-def dashboard(cluster: Cluster) -> Iterator[Finding]:
-    """It shows everything, and submits jobs."""
-    for host in re.findall(r"--dashboard-host[= ]['\"]?([^\s'\"]*)", " ".join(cluster.starts("head"))):
-        if host not in ("127.0.0.1", "localhost", "::1"):
-            yield Finding.error(
-                f"head_start_ray_commands: got --dashboard-host={host}, expected 127.0.0.1; `ray dashboard` tunnels through ssh"
-            )
-
-
-def images(cluster: Cluster) -> Iterator[Finding]:
-    """A container of this Ray, the same tomorrow, and one Python on all machines."""
-    docker = cluster.docker
-    named = {f"docker.{field}": str(docker[field]) for field in ("image", "head_image", "worker_image") if docker.get(field)}
-    for kind in cluster.workers:
-        if own := kind.fields.get("docker", {}).get("worker_image"):
-            named[f"{kind.name}.docker.worker_image"] = str(own)
-    pythons: dict[str, str] = {}
-    for field, image in named.items():
-        version, *parts = image.rpartition("/")[2].partition(":")[2].split("-")
-        if "@" in image:
-            continue  # a digest never changes
-        if version in ("", "latest", "nightly"):
-            yield Finding.error(f"{field}: got {image!r}, which changes by itself; name a version, :{ray.__version__}-py311")
-        elif "rayproject/ray:" in image and version != ray.__version__:
-            yield Finding.error(f"{field}: got Ray {version}, expected {ray.__version__}, the one installed here")
-        elif "rayproject/ray:" in image:
-            pythons[field] = next((part for part in parts if part.startswith("py")), "the image's own")
-    if len(set(pythons.values())) > 1:
-        listed = ", ".join(f"{field} {python}" for field, python in pythons.items())
-        yield Finding.error(f"the head and the workers need the same Python: got {listed}; change the tags")
-
-
 def store(cluster: Cluster) -> Iterator[Finding]:
     """Rows outlive the machines."""
     where = cluster.variable("BDRAY_STORE", "head")
@@ -177,6 +107,9 @@ def store(cluster: Cluster) -> Iterator[Finding]:
         yield Finding.warning(f"BDRAY_STORE={where}: a folder, which goes with the machines; expected a bucket, s3://...")
     elif "://" not in where and not where.startswith(("/", "~", "$", "<")):
         yield Finding.error(f"BDRAY_STORE: got {where!r}, expected a bucket, or a full path that all machines share")
+    text = "\n".join(command for commands in cluster.written_commands().values() for command in commands)
+    for uri in dict.fromkeys(re.findall(r"\bBDRAY_STORE=[\"']?([^\s;\"']+)", text)):
+        yield from leaks.store(uri)
 
 
 def head_works(cluster: Cluster) -> Iterator[Finding]:
@@ -189,20 +122,6 @@ def head_works(cluster: Cluster) -> Iterator[Finding]:
         )
 
 
-def money(cluster: Cluster) -> Iterator[Finding]:
-    """What costs with nothing to do, and what waits for ever."""
-    if cluster.own:
-        return
-    if cluster.provider.get("cache_stopped_nodes", True):
-        yield Finding.warning("provider.cache_stopped_nodes is on: disks of stopped machines go on costing; set it to false")
-    gpus = [kind for kind in cluster.workers if kind.gpu]
-    if gpus and all(kind.spot for kind in gpus):
-        yield Finding.note("every type with a GPU is spot, so a sweep waits while none is to be had; add one on demand")
-    for kind in cluster.workers:
-        if kind.least:
-            yield Finding.note(f"{kind.name}: {kind.least} {kind.machine} run, and cost, even with nothing to do")
-
-
 def tools(cluster: Cluster) -> Iterator[Finding]:
     """What `ray up` itself needs on this machine."""
     if not cluster.own and importlib.util.find_spec("boto3") is None:
@@ -210,6 +129,8 @@ def tools(cluster: Cluster) -> Iterator[Finding]:
 
 
 RULES: tuple[Callable[[Cluster], Iterator[Finding]], ...] = (
-    *(provider_fields, zones, counts, addresses, ssh, mounts, start, authentication, ports, dashboard, images),
-    *(store, head_works, money, tools),
+    *(provider_fields, zones, counts, addresses, ssh, mounts, start, access.authentication, access.mode_undone, access.ports),
+    *(access.dashboard, access.public_machines, access.login, machines.groups, machines.profiles, machines.credentials),
+    *(machines.unchecked, containers.container, containers.images, leaks.mounted, access.commands, store, head_works),
+    *(machines.bounds, machines.prices, tools),
 )
