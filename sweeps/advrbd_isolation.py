@@ -10,7 +10,7 @@ from ray import tune
 
 from bdray.launch import Sweep
 
-ATTACKS = ("blend", "badnets", "sig", "adaptive_blend", "tact")
+ATTACKS = ("blend", "badnets", "sig", "adaptive_blend")
 
 sweep = Sweep(
     space={
@@ -19,7 +19,7 @@ sweep = Sweep(
             "data": {"name": "cifar10", "limit": 6667},  # 6,000 to train on, 667 held out
             "model": {"name": "resnet18", "width": 8},
         },
-        "training": {"epochs": 10, "batch": 64, "lr": 0.1, "schedule": "onecycle", "augment": False},
+        "training": {"epochs": 15, "batch": 64, "lr": 0.1, "schedule": "onecycle"},
         "attack": tune.grid_search([{"name": name, "preset": "advrbd"} for name in ATTACKS]),
         "defense": tune.grid_search(
             [

@@ -169,6 +169,16 @@ def test_weights_lost_in_the_last_step_are_told() -> None:
         Stages(TASK, rng(0), silent).fit("ascent", line, bright([1, 2]), recipe, lambda *_: line.weight.sum() * 3e38)
 
 
+@pytest.mark.parametrize(("share", "count"), [(0.05, 4), (0.25, 24), (0.5, 49), (0.29, 28)])
+def test_a_fraction_of_a_sample_is_cut_off(monkeypatch: pytest.MonkeyPatch, share: float, count: int) -> None:
+    """Of 99 samples 4.95, 24.75, 49.5 and 28.71; the authors' code takes the whole part."""
+    monkeypatch.setattr(type(TASK), "build", lambda *_: Line())
+    monkeypatch.setattr(Stages, "fit", lambda *_, **__: None)
+    flagged = Abl(isolation=share).defend(evidence(bright(list(range(99)))), TASK, rng(0), silent).flagged
+    assert flagged is not None
+    assert int(flagged.sum()) == count
+
+
 @pytest.mark.parametrize(("share", "count"), [(0.01, 1), (0.99, 99)])
 def test_too_few_to_learn_or_to_unlearn(share: float, count: int) -> None:
     samples = bright([0] * 100)

@@ -132,6 +132,17 @@ def test_fine_pruning_cuts_the_sleeping_channels(victim: Backdoored) -> None:
     assert task.score(task.predict(model, evidence.clean), evidence.clean.targets) >= before
 
 
+def test_fine_pruning_looks_at_the_samples_as_they_are(victim: Backdoored, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is augmented is learnt: nothing is pruned by it."""
+    augmented: list[int] = []
+    monkeypatch.setattr(type(tiny().task), "augment", lambda _, samples, rng: augmented.append(len(samples)) or samples)
+    for epochs in (0, 2):
+        experiment = tiny(defense=quick("fine_pruning", epochs=epochs))
+        evidence, mine = collect(experiment, victim, load(experiment.task.data, Path()))
+        defend(experiment, evidence)
+        assert sum(augmented) == epochs * len(mine)
+
+
 @pytest.mark.parametrize("name", Defense.names())
 def test_who_says_what_it_takes_for_poison(name: str, store: Store) -> None:
     """`flags` is what the row shows."""

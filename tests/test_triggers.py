@@ -164,6 +164,35 @@ def test_blending_a_white_picture_file(tmp_path: Path) -> None:
     assert ramp[0, 5].tolist() == [63, 103, 143]
 
 
+def pictures() -> dict[str, Picture.Image]:
+    """Of several kinds and shapes: a drawing of few colours, as Hello Kitty is, a photo's ramps, noise, one smaller than the
+    images."""
+    rows, columns = np.mgrid[0:300, 0:260]
+    drawing = np.full((300, 260, 3), 255, dtype=np.uint8)
+    distance = np.hypot(rows - 150, 1.1 * (columns - 130))
+    drawing[(distance < 100) & (distance > 94)] = 0
+    drawing[60:100, 150:200] = (220, 20, 60)
+    waves = [127 + 60 * np.sin(columns / (7 + c)) + 60 * np.cos(rows / (11 + 2 * c)) for c in range(3)]
+    noise = np.random.default_rng(0).integers(0, 256, (97, 143, 3), dtype=np.uint8)
+    arrays = {"drawing": drawing, "waves": np.stack(waves, -1).astype(np.uint8), "noise": noise, "small": noise[:20, :25]}
+    return {name: Picture.fromarray(array) for name, array in arrays.items()}
+
+
+@pytest.mark.parametrize("name", pictures())
+def test_a_picture_is_resized_as_others_resize_it(name: str, tmp_path: Path) -> None:
+    """In all of its 3,072 values: as torchvision resizes pictures; as it resizes tensors but for the last level."""
+    from torchvision.transforms import functional
+
+    picture = pictures()[name]
+    picture.save(tmp_path / "picture.png")
+    attack = Attack.of({"name": "blend", "image": str(tmp_path / "picture.png"), "opacity": 1.0})
+    ours = rows_first(stamped(attack, golden_input("G128")))
+    assert np.array_equal(ours, np.array(functional.resize(picture, [32, 32])))
+    tensor = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+    other = functional.resize(tensor, [32, 32], antialias=True).permute(1, 2, 0).numpy()
+    assert np.abs(ours.astype(int) - other).max() <= 1
+
+
 # Stamps on images
 
 every_image_attack = pytest.mark.parametrize("name", IMAGES)

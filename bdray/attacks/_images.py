@@ -78,7 +78,9 @@ def read(field: str, file: str) -> Image.Image:
 
 
 def fitted(found: Image.Image, shape: tuple[int, ...]) -> Tensor:
-    """A picture as an image of this shape [C, H, W], uint8: grey for one channel, else in colour."""
+    """A picture as an image of this shape [C, H, W], uint8: grey for one channel, else in colour. Resized by Pillow (bilinear,
+    antialiased), hence the same in every value as where torchvision resizes a picture, as BackdoorBench has it; where a tensor
+    is resized instead, a few hundredths of the values are one level higher or lower, which Pillow rounds between its passes."""
     channels, height, width = shape
     pixels = np.array(found.convert("L" if channels == 1 else "RGB").resize((width, height), Image.Resampling.BILINEAR))
     return torch.from_numpy(pixels).view(height, width, channels).permute(2, 0, 1).contiguous()

@@ -53,9 +53,10 @@ def check_finite(model: nn.Module, stage: str, cause: str) -> None:
         raise FloatingPointError(f"the weights are no longer finite after {stage}; lower {cause}")
 
 
-def portion(field: str, share: float, samples: int) -> int:
-    """How many of the samples a share of them is. Raises BadInput unless it is at least the 2 of a batch and leaves 2."""
-    count = round(share * samples)
+def portion(field: str, share: float, samples: int, cut: bool = False) -> int:
+    """How many of the samples a share of them is, rounded or with its fraction cut off. Raises BadInput unless it is at least
+    the 2 of a batch and leaves 2."""
+    count = int(samples * share) if cut else round(share * samples)
     if not 2 <= count <= samples - 2:
         raise BadInput(
             f"{field}: got {share:g}, that is {count} of {samples} training samples, expected 2 to {samples - 2}; change it"

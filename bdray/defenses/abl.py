@@ -31,7 +31,7 @@ class Abl(Defense):
     sign(loss - g) * loss; both of a batch's mean, as in every published implementation."""
     gamma: NonNegative = 0.5
     isolation: Share = 0.01
-    """Samples isolated, those with the lowest loss / training samples."""
+    """Samples isolated, those with the lowest loss / training samples; a fraction of a sample is cut off, as the authors do."""
     tuning_epochs: Count = 10
     """Of training under local gradient ascent, at `lr`, without augmentation."""
     finetuning_epochs: Amount = 60
@@ -49,7 +49,7 @@ class Abl(Defense):
 
     def check(self, splits: Splits) -> None:
         super().check(splits)
-        portion("abl.isolation", self.isolation, len(splits.train))
+        portion("abl.isolation", self.isolation, len(splits.train), cut=True)
 
     def defend(self, evidence: Evidence, task: Task, rng: torch.Generator, report: Report) -> Defended:
         train = evidence.train
@@ -64,7 +64,7 @@ class Abl(Defense):
 
         recipe = Training(**plain, epochs=self.tuning_epochs, schedule="constant", augment=False)
         stages.fit("tuning", model, train, recipe, ascending)
-        isolated = lowest(losses(model, train, task), portion("abl.isolation", self.isolation, len(train)))
+        isolated = lowest(losses(model, train, task), portion("abl.isolation", self.isolation, len(train), cut=True))
         if self.finetuning_epochs:
             dropping = Dropping(**plain, epochs=self.finetuning_epochs, after=self.finetuning_drop)
             stages.fit("finetuning", model, train.take(~isolated), dropping)

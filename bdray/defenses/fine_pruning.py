@@ -28,7 +28,8 @@ class Columns(nn.Module):
 
 class FinePruning(Tuned):
     """Prunes the inputs of the last linear layer, as BackdoorBench does, in steps of a hundredth, while the accuracy on the
-    defender's own clean samples stays within `max_drop` of the start. BackdoorBench measures that drop on the test set."""
+    defender's own clean samples stays within `max_drop` of the start. BackdoorBench measures that drop on the test set. Which
+    channels sleep is told from these samples as they are; BackdoorBench passes them through the augmentation of training."""
 
     max_drop: Share = 0.1
     """Relative to the accuracy before pruning."""
