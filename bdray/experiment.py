@@ -19,12 +19,13 @@ from bdray.agreement import agreement
 from bdray.attacks import Attack, Patterns, Poison, Setting, poison
 from bdray.data import Data, Samples, Splits
 from bdray.defenses import Defense, Evidence
+from bdray.finite import check_finite, named
 from bdray.held import Held
 from bdray.kept import Kept
 from bdray.memory import peak_memory, reset_peak_memory
 from bdray.provenance import provenance
-from bdray.proxies import Misfit, Proxy
-from bdray.refusal import Refused
+from bdray.proxies import Proxy
+from bdray.refusal import Refused, without_secrets
 from bdray.results import CURVES, Row, Scores, of_record, setting_of
 from bdray.seeds import rng
 from bdray.spec import Amount, BadInput, Config, Incompatible, Spec, key_of, member
@@ -97,16 +98,33 @@ def load(data: Data, root: Path) -> Splits:
     return data.splits(root)
 
 
-@functools.lru_cache(maxsize=2)
+@functools.lru_cache(maxsize=64)
 def fingerprint(data: Data, root: Path) -> str:
     """64 hex digits of what a data set really holds: two archives of one name are not the same data."""
     return load(data, root).digest()
+
+
+def forget() -> None:
+    """Read the data anew: a command that begins in a process where another one ended may find other files."""
+    load.cache_clear()
+    fingerprint.cache_clear()
+
+
+def check_same(what: str, digest: str, data: Data, store: Store, root: Path) -> None:
+    """Raise Refused where what the store has under this key was made from other data than `root` holds now: the same spec is
+    not the same experiment then. An empty digest is not known, and passes."""
+    if digest and digest != fingerprint(data, root):
+        raise Refused(
+            f"{what} in the store {without_secrets(store.uri)!r} was made from another {data.name} than {str(root)!r} holds "
+            "now; use another --store, or the data that it was made from"
+        )
 
 
 def check_data(experiment: Experiment, root: Path) -> None:
     """Raise BadInput, before anything is trained, for data that cannot be read, too few samples to poison or too few to
     hold."""
     experiment.check()
+    forget()
     splits = load(experiment.task.data, root)
     experiment.attack.check(splits)
     experiment.defense.check(splits)
@@ -120,7 +138,8 @@ def backdoor(
     `training.workers` is more than one, a team of that size calls it together, and its first process is the one that poisons,
     scores and stores.
 
-    Raises BadInput where the stored victim, or its half-done training, was made from other data than `root` holds now.
+    Raises Refused where the stored victim, or its half-done training, was made from other data than `root` holds now, and
+    FloatingPointError where the victim has a weight or gives an answer that is not finite: it is not stored.
     """
     found = _load_victim(experiment, store, root)
     if found is not None:
@@ -135,18 +154,21 @@ def backdoor(
     splits = load(task.data, root)
     curve = _Curve(key, "victim", progress)
     checkpoint = store.checkpoint(key)
-    state = _attack_state(experiment, store, root, progress) if team.rank == 0 else {}
+    with named(f"the attack {attack.name!r}"):
+        state = _attack_state(experiment, store, root, progress) if team.rank == 0 else {}
     if team.size > 1:
         shared = [state]
         dist.broadcast_object_list(shared)
         state = shared[0]
     patterns, harm = _attack_of(state, experiment, store, root)
     model = task.build(splits, rng(seed, "weights"))
-    fit(model, harm.apply(attack, splits.train), task, training, seed, curve, checkpoint, team=team)
+    with named("the victim"):
+        fit(model, harm.apply(attack, splits.train), task, training, seed, curve, checkpoint, team=team)
     seconds = float(state["seconds"]) + curve.points[-1][2]  # of the last epoch's report
     if team.rank > 0:
         return Backdoored(model, patterns, harm, Scores(), seconds)
-    scores = evaluate(model, experiment, patterns, splits)
+    with named("the victim"):
+        scores = evaluate(model, experiment, patterns, splits)
     about = {
         "key": key,
         "spec": experiment.victim_config(),
@@ -197,20 +219,21 @@ def _load_victim(experiment: Experiment, store: Store, root: Path) -> Backdoored
         return None
     parts, about = found
     patterns, harm = _attack_of(parts["attack"], experiment, store, root)
-    model = experiment.task.build(load(experiment.task.data, root), torch.Generator())
+    splits = load(experiment.task.data, root)
+    model = experiment.task.build(splits, torch.Generator())
     model.load_state_dict(parts["model"])
+    model = place(model).eval()
+    with named(f"the stored victim {experiment.victim_key()}"):  # one that was stored before this was looked at
+        check_finite(model, "its training", "lower training.lr or training.weight_decay")
+        experiment.task.predict(model, splits.test.take(torch.arange(min(2, len(splits.test)))))
     scores = Scores(**{name: float(value) for name, value in about["scores"].items()})
-    return Backdoored(place(model).eval(), patterns, harm, scores, float(about["seconds"]))
+    return Backdoored(model, patterns, harm, scores, float(about["seconds"]))
 
 
 def _attack_of(state: dict[str, Tensor], experiment: Experiment, store: Store, root: Path) -> tuple[Patterns, Poison]:
     """The trigger and the poison of a stored victim, once it is sure that they belong to these data."""
-    data = experiment.task.data
-    if bytes(state["data"].tolist()).hex() != fingerprint(data, root):
-        raise BadInput(
-            f"the victim {experiment.victim_key()} in the store {store.uri!r} was made from another {data.name} than "
-            f"{str(root)!r} holds now; use another --store, or the data folder it was made from"
-        )
+    digest = bytes(state["data"].tolist()).hex()
+    check_same(f"the victim {experiment.victim_key()}", digest, experiment.task.data, store, root)
     patterns = {n.removeprefix("patterns."): t for n, t in state.items() if n.startswith("patterns.")}
     return patterns, Poison(*(state[name] for name in Poison._fields))
 
@@ -251,12 +274,14 @@ def run(
     """The row of an experiment: the stored one, unless `again` or it lacks one of the `proxies`, or made now and stored. A row
     that is made anew has the proxies that it had, too.
 
-    A pair that makes no sense is a row with status skipped; where it is a proxy that does not fit, that row is not stored,
-    since the experiment itself is sound. Anything that raises leaves a row with status failed and is raised on, but for what
-    the store refuses: that is no fault of the experiment.
+    A pair that makes no sense is a row with status skipped. A proxy that does not fit or raises is null in a row that is kept,
+    with a warning. Anything else that raises leaves a row with status failed and is raised on, but for what the store refuses,
+    and for a stored row or victim that was made from other data (Refused): that is no fault of the experiment.
     """
     wanted = {proxy.label(): proxy for proxy in map(Proxy.of, proxies)}
     found = store.row(experiment.key())
+    if found is not None and found["status"] == "done":
+        check_same(f"the row {experiment.key()}", found["data_digest"] or "", experiment.task.data, store, root)
     had = json.loads((found or {}).get("proxies") or "{}")
     whole = found is not None and (found["status"] == "skipped" or wanted.keys() <= had.keys())
     if found is not None and whole and found["status"] != "failed" and not again:
@@ -265,10 +290,7 @@ def run(
         with contextlib.suppress(BadInput):  # a proxy that is no more
             wanted[label] = Proxy.labelled(label)
     try:
-        check_proxies(experiment, list(wanted.values()), root)
         row = _run(experiment, store, root, sweep, progress, [wanted[label] for label in sorted(wanted)])
-    except Misfit as reason:
-        return unfinished_row(experiment, sweep, "skipped", str(reason))
     except Incompatible as reason:
         row = unfinished_row(experiment, sweep, "skipped", str(reason))
     except Refused:  # no fault of the experiment, and a row would be refused, too
@@ -279,12 +301,6 @@ def run(
         raise
     store.put_row(row)
     return row
-
-
-def check_proxies(experiment: Experiment, proxies: Sequence[Proxy], root: Path) -> None:
-    """Raise Misfit, before anything is trained, for a proxy that cannot measure this task or model."""
-    for proxy in proxies:
-        proxy.check(experiment.task, load(experiment.task.data, root))
 
 
 def _run(
@@ -307,11 +323,14 @@ def _run(
     reset_peak_memory()
     started = time.perf_counter()
     draw = rng(experiment.seed, "defense", defense.seed)
-    defended = defense.defend(evidence, task, draw, curve)
+    with named(f"the defense {defense.name!r}"):
+        defended = defense.defend(evidence, task, draw, curve)
+        check_finite(defended.model, "it", "change its settings")
     seconds = time.perf_counter() - started - look.seconds + kept.seconds
     memory = peak_memory()
-    after = evaluate(defended.model, experiment, victim.patterns, splits)
-    held = Held(task, splits.held, mine, len(splits.classes), experiment.victim_key(), experiment.seed, store)
+    with named(f"the defense {defense.name!r}"):
+        after = evaluate(defended.model, experiment, victim.patterns, splits)
+    held = Held(task, splits, mine, experiment.victim_key(), experiment.seed, store)
     if curve.points or looked.points:
         store.put_table("curves", experiment.key(), pa.concat_tables([curve.table(), looked.table()]))
     for kind, table in defended.tables.items():

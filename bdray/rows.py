@@ -19,7 +19,7 @@ from pyarrow import fs
 from bdray.files import AT_ONCE, Files, first_line, read_table
 from bdray.results import SCHEMA, Row, to_table
 
-INDEX = [name for name in ("key", "sweep", "status", "time", "proxies") if name in SCHEMA.names]
+INDEX = [name for name in ("key", "sweep", "status", "time", "proxies", "data_digest") if name in SCHEMA.names]
 """What tells which rows there are."""
 _NEEDED = ("key", "spec", "status")
 """Without them it is no row."""

@@ -58,7 +58,7 @@ class Store:
         return self._rows.read(sweep, columns)
 
     def index(self, sweep: str | None = None) -> pa.Table:
-        """Key, sweep, status, time and proxies of the same rows, without reading the rest."""
+        """Key, sweep, status, time, proxies and the data's digest of the same rows, without reading the rest."""
         return self._rows.read(sweep, INDEX)
 
     def row(self, key: str, sweep: str | None = None) -> dict[str, Any] | None:

@@ -69,7 +69,8 @@ class Task(Spec):
         raise NotImplementedError
 
     def predict(self, model: nn.Module, samples: Samples) -> Any:
-        """What the model says of each sample, in order, in eval mode, without augmentation."""
+        """What the model says of each sample, in order, in eval mode, without augmentation. Raises FloatingPointError where it
+        says no finite number: the best of NaNs is the first class."""
         raise NotImplementedError
 
     def score(self, predictions: Any, targets: Any) -> float:

@@ -11,6 +11,7 @@ from pydantic import model_validator
 from torch import Tensor, nn
 
 from bdray.data import Samples
+from bdray.finite import check_finite, is_finite
 from bdray.seeds import rng
 from bdray.spec import BadInput, BatchSize, Count, NonNegative, Positive, Share, Spec
 from bdray.task import Batch, Task
@@ -142,14 +143,19 @@ def fit(
     one that was never interrupted. An `adversary` changes each batch before it is learnt; a `loss` (a scalar, the mean over
     the batch) stands in for the task's. The processes of a `team` share every batch and step by the gradient of all of it;
     BatchNorm sees a process' own share, and the first one's statistics and checkpoints count.
-    Raises FloatingPointError when the loss is no longer finite.
+    Raises FloatingPointError when the loss or, after the last step of an epoch, a weight or a statistic is no longer finite:
+    no checkpoint keeps what diverged.
     """
     model, loss = place(model), loss or task.loss
     samples = Samples(samples.inputs.to(device()), samples.targets.to(device()))
     optimizer = training.optimizer(model.parameters())
     history = _restore(checkpoint, model, optimizer)
+    decay = f" or the weight decay ({training.weight_decay:g})" if training.weight_decay else ""
+    cure = f"lower the lr ({training.lr:g}){decay}"
     for epoch, (mean, seconds) in enumerate(history, start=1):
         report(epoch, loss=mean, seconds=seconds)
+    if history:
+        check_finite(model, f"epoch {len(history)}", cure)
     before, started = history[-1][1] if history else 0.0, time.perf_counter()
     steps = math.ceil(len(samples) / training.batch)  # at most; see batches()
     learner = model if team.size == 1 else nn.parallel.DistributedDataParallel(model)
@@ -172,11 +178,15 @@ def fit(
             (value if team.size == 1 else value * (len(mine) * team.size / len(part))).backward()
             optimizer.step()
             total += value.detach() * len(mine)
+        told = torch.stack([total, (~is_finite(model)).float()])
         if team.size > 1:
-            dist.all_reduce(total)
-        mean = float(total) / len(samples)
+            dist.all_reduce(told)  # a team ends together: each has statistics of its own
+        loss_sum, broken = told.tolist()
+        mean = loss_sum / len(samples)
         if not math.isfinite(mean):
-            raise FloatingPointError(f"the training loss is {mean} in epoch {epoch + 1}; lower the lr ({training.lr:g})")
+            raise FloatingPointError(f"the training loss is {mean} in epoch {epoch + 1}; {cure}")
+        if broken:
+            raise FloatingPointError(f"the model's weights or statistics are no longer finite after epoch {epoch + 1}; {cure}")
         history.append((mean, before + time.perf_counter() - started))
         if checkpoint is not None and team.rank == 0:
             checkpoint.save(_state(model, optimizer, history), epoch + 1)

@@ -9,6 +9,7 @@ from pydantic import model_validator
 from torch import Tensor, nn
 
 from bdray.data import Data, Samples, Splits
+from bdray.finite import check_answers
 from bdray.models import Model
 from bdray.spec import member
 from bdray.task import Batch, Task
@@ -81,11 +82,18 @@ class Image(Task):
         return torch.lerp(other, inputs, weight)
 
     def predict(self, model: nn.Module, samples: Samples) -> Tensor:
-        """Class numbers, int64 [N], on the CPU."""
+        """Class numbers, int64 [N], on the CPU. Raises FloatingPointError where a logit is not finite."""
         model.eval()
+        found, finite = [], []
         with torch.inference_mode():
-            found = [model(self.collate(part.to(device())).inputs).argmax(1) for part in batches(samples, 500)]
-        return torch.cat(found).cpu() if found else torch.empty(0, dtype=torch.int64)
+            for part in batches(samples, 500):
+                logits = model(self.collate(part.to(device())).inputs)
+                found.append(logits.argmax(1))
+                finite.append(logits.isfinite().all(1))
+        if not found:
+            return torch.empty(0, dtype=torch.int64)
+        check_answers(torch.cat(finite), "answers of the model")
+        return torch.cat(found).cpu()
 
     def score(self, predictions: Any, targets: Any) -> float:
         return float((predictions == targets).double().mean())

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from bdray.attacks import Attack, Patterns, Setting
 from bdray.attacks._images import CHECKER, blended, to_uint8
 from bdray.data import Splits
+from bdray.finite import check_answers
 from bdray.seeds import rng as named
 from bdray.spec import Amount, BadInput, NonNegative, Positive, Share
 from bdray.still import still
@@ -75,6 +76,7 @@ class LabelConsistent(Attack):
         for part in batches(type(splits.train)(x, y), 512):
             batch = task.collate(part).to(device())
             pixels = (self._ascend(model, batch, draw, self.steps, self.step) * 255).round().cpu()
+            check_answers(pixels.isfinite().flatten(1).all(1), "images perturbed on the surrogate")
             moved = (pixels - part.inputs).clamp(-math.floor(self.eps), math.floor(self.eps))  # rounding may leave the ball
             hard.append(to_uint8(part.inputs + moved))
         return torch.cat(hard)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from bdray.data import Samples
+from bdray.finite import check_answers
 from bdray.task import Task
 from bdray.training import batches, device
 
@@ -24,7 +25,10 @@ class Groups(NamedTuple):
 
 
 def losses(model: nn.Module, samples: Samples, task: Task) -> Tensor:
-    """The loss of each sample alone, in eval mode, without augmentation, float [N] on the CPU, in their order."""
+    """The loss of each sample alone, in eval mode, without augmentation, float [N] on the CPU, in their order.
+
+    Raises FloatingPointError where one is not finite: the lowest of NaNs is any.
+    """
     model.eval()
     found: list[Tensor] = []
     with torch.inference_mode():
@@ -32,7 +36,9 @@ def losses(model: nn.Module, samples: Samples, task: Task) -> Tensor:
             batch = task.collate(part.to(device()))
             outputs = model(batch.inputs)
             found += [task.criterion(outputs[i : i + 1], batch.targets[i : i + 1]) for i in range(len(part))]
-    return torch.stack(found).cpu()
+    values = torch.stack(found).cpu()
+    check_answers(values.isfinite(), "losses of the samples")
+    return values
 
 
 def lowest(values: Tensor, count: int) -> Tensor:

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bdray.data import Samples
+from bdray.finite import check_answers
 from bdray.still import still
 from bdray.task import Task
 from bdray.training import batches, device
@@ -61,7 +62,7 @@ def divergences(
     model: nn.Module, samples: Samples, task: Task, how: Perturbation, draw: torch.Generator, masks: int = 1
 ) -> Tensor:
     """KL(f(x) || f(x')) of each sample in order, in nats, float32 [N] on the CPU, averaged over `masks` patches; in eval
-    mode, without augmentation. `draw` is on the device."""
+    mode, without augmentation. `draw` is on the device. Raises FloatingPointError where one is not finite."""
     model, found = still(model), []
     for part in batches(samples, AT_ONCE):
         x = task.collate(part).inputs.to(device())
@@ -73,4 +74,6 @@ def divergences(
             with torch.no_grad():
                 total += F.kl_div(F.log_softmax(model(moved).float(), 1), known, reduction="none", log_target=True).sum(1)
         found.append((total / masks).cpu())
-    return torch.cat(found)
+    values = torch.cat(found)
+    check_answers(values.isfinite(), "divergences of the samples")
+    return values

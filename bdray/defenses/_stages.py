@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from bdray.data import Samples
 from bdray.defenses import Keep, unkept
+from bdray.finite import named
 from bdray.spec import BadInput
 from bdray.task import Batch, Task
 from bdray.training import Report, Training, fit
@@ -28,13 +29,12 @@ class Stages:
         loss: Callable[[nn.Module, Batch], Tensor] | None = None,
         keep: Keep = unkept,
     ) -> nn.Module:
-        """As `bdray.training.fit`, its epochs kept where `keep` says. Raises FloatingPointError when the loss, or at last a
-        weight, is no longer finite: ascent has no bottom."""
+        """As `bdray.training.fit`, its epochs kept where `keep` says. Raises FloatingPointError, with the stage's name, when the
+        loss or a weight is no longer finite: ascent has no bottom."""
         seed = int(torch.randint(2**62, (1,), generator=self.rng))
         kept = keep({"stage": stage, "training": training.identity(), "seed": seed})
-        fit(model, samples, self.task, training, seed, self.told(stage, training.epochs), kept, loss=loss)
-        check_finite(model, stage, f"the lr ({training.lr:g})")
-        return model
+        with named(f"the stage {stage!r}"):
+            return fit(model, samples, self.task, training, seed, self.told(stage, training.epochs), kept, loss=loss)
 
     def told(self, stage: str, epochs: int) -> Report:
         """The report of a stage of so many epochs."""
@@ -45,12 +45,6 @@ class Stages:
             self.report(before + step, **{f"{stage}_{name}": value for name, value in metrics.items()})
 
         return tell
-
-
-def check_finite(model: nn.Module, stage: str, cause: str) -> None:
-    """Raise FloatingPointError for a model that ascent has ruined: after the last step no loss says so."""
-    if not all(bool(p.isfinite().all()) for p in model.parameters()):
-        raise FloatingPointError(f"the weights are no longer finite after {stage}; lower {cause}")
 
 
 def portion(field: str, share: float, samples: int, cut: bool = False) -> int:

@@ -27,7 +27,8 @@ from bdray.data import Samples, Splits
 from bdray.defenses import Defended, Defense, Evidence, Show
 from bdray.defenses._isolation import losses, two_groups
 from bdray.defenses._partition import Perturbation, divergences
-from bdray.defenses._stages import Stages, check_finite
+from bdray.defenses._stages import Stages
+from bdray.finite import check_finite
 from bdray.spec import BadInput, BatchSize, Config, Count, Later, NonNegative, Positive, Share
 from bdray.task import Task
 from bdray.training import Report, Training, device, parts
@@ -239,7 +240,7 @@ class AdvrBD(Defense):
             loss.backward()
             optimizer.step()
             total, count = total + descent.detach() * len(part), count + len(part)
-        check_finite(model, "unlearning", f"defense.lr ({self.lr:g}) or defense.level ({self.level:g})")
+        check_finite(model, "unlearning", f"lower defense.lr ({self.lr:g}) or defense.level ({self.level:g})")
         return float(total) / count
 
     def ascent(self, outputs: Tensor, targets: Tensor) -> Tensor:

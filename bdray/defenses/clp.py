@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from bdray.channels import lipschitz, pairs
 from bdray.data import Samples, Splits
 from bdray.defenses import Defended, Defense, Evidence
+from bdray.finite import check_answers
 from bdray.spec import Incompatible, NonNegative
 from bdray.task import Task
 from bdray.training import Report
@@ -45,6 +46,7 @@ class Clp(Defense):
         rows, channels = [], 0
         for layer, conv, norm in sites(model, task, evidence.splits):
             bounds = lipschitz(conv, norm).double()  # so that equal ones have a spread of exactly 0
+            check_answers(bounds.isfinite(), f"bounds of the channels of {layer}")
             threshold = self.threshold(bounds)
             for channel in (bounds > threshold).nonzero().flatten().tolist():
                 rows.append(dict(zip(PRUNED.names, (layer, channel, float(bounds[channel]), threshold), strict=True)))

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from bdray.data import Samples, Splits
 from bdray.defenses import Defended, Defense, Evidence
 from bdray.defenses._features import features, head
-from bdray.defenses._stages import Stages, check_finite, portion
+from bdray.defenses._stages import Stages, portion
+from bdray.finite import check_answers, check_finite
 from bdray.spec import Amount, BadInput, BatchSize, Count, Incompatible, NonNegative, Positive, Share
 from bdray.task import Task
 from bdray.training import Report, Training, batches, device
@@ -111,7 +112,7 @@ class Dbr(Defense):
 
     def sensitivity(self, model: nn.Module, train: Samples, task: Task, rng: torch.Generator) -> Tensor:
         """The metric FCT: the mean squared change of each sample's features when it is turned and shifted, once, float [N] on
-        the CPU."""
+        the CPU. Raises FloatingPointError where one is no finite number: the largest of NaNs tells nothing."""
         angles = (2 * torch.rand(len(train), generator=rng) - 1) * self.rotate
         height, width = train.inputs.shape[-2:]
         reach = self.translate * torch.tensor([height, width])
@@ -125,7 +126,9 @@ class Dbr(Defense):
                 before, after = (features(model, task.collate(samples).inputs) for samples in (part, other))
                 found.append((before - after).square().mean(1))
                 done += len(part)
-        return torch.cat(found).cpu()
+        changes = torch.cat(found).cpu()
+        check_answers(changes.isfinite(), "changes of the samples' features")
+        return changes
 
     def remove(self, model: nn.Module, poison: Samples, clean: Samples, stages: Stages) -> None:
         """In turns a pass of ascent on the poison and one of descent on the clean samples, in place, with one optimizer.
@@ -137,7 +140,7 @@ class Dbr(Defense):
         for epoch in range(1, self.removal_epochs + 1):
             climbed = one_pass(model, poison, stages, optimizer, self.batch, ascend=True)
             tell(epoch, poison_loss=climbed, clean_loss=one_pass(model, clean, stages, optimizer, self.batch))
-        check_finite(model, "removal", f"dbr.removal_lr ({self.removal_lr:g})")
+        check_finite(model, "removal", f"lower dbr.removal_lr ({self.removal_lr:g})")
 
 
 def one_pass(

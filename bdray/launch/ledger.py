@@ -8,23 +8,25 @@ import random
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from bdray.claims import Claims
 from bdray.defenses import Defense
-from bdray.experiment import Experiment, load, unfinished_row
+from bdray.experiment import Experiment, forget, load, unfinished_row
 from bdray.launch.cells import run_cells
 from bdray.launch.connect import Resources, connected
-from bdray.launch.expand import Cell, expand
+from bdray.launch.digests import Digests
+from bdray.launch.expand import Cell, Cells, expand
 from bdray.launch.search import Past, past, run_search
 from bdray.launch.settings import cells_of, check_search, drawn, members
 from bdray.launch.sweep import Sweep
 from bdray.launch.victims import train_victims
 from bdray.launch.watch import Watch
 from bdray.launch.work import SHOWN, Work
+from bdray.proxies import Misfit, Proxy
 from bdray.results import of_record
 from bdray.spec import BadInput, Incompatible
 from bdray.store import Store
@@ -83,7 +85,9 @@ class Plan:
 
 
 def plan(sweep: Sweep, store: Store, root: Path, retry_failed: bool = False) -> Plan:
-    """Compare a sweep with the store. Raises BadInput, before anything is launched, for a cell that can never run."""
+    """Compare a sweep with the store. Raises BadInput, before anything is launched, for a cell that can never run, and where
+    what is done was made from other data than `root` holds now."""
+    forget()
     found = Plan(sweep)
     if sweep.searches:
         _plan_search(found, store, root, retry_failed)
@@ -93,10 +97,11 @@ def plan(sweep: Sweep, store: Store, root: Path, retry_failed: bool = False) -> 
 
 
 def _plan_cells(found: Plan, store: Store, root: Path, retry_failed: bool) -> None:
-    mine, others, proxies = _statuses(found.sweep, store)
-    checked = _Checked(root)
+    mine, others, proxies, made_from = _statuses(found.sweep, store)
+    checked, digests = _Checked(root), Digests(store, root)
     for cell in expand(found.sweep):
         status = mine.get(cell.key)
+        digests.add(cell, f"the row {cell.key}", made_from.get(cell.key))
         wanting = status == "done" and not _has(proxies.get(cell.key, ""), found.sweep)
         if status is not None and not wanting and not (retry_failed and status == "failed"):
             (found.failed if status == "failed" else found.done).append(cell.key)
@@ -111,17 +116,21 @@ def _plan_cells(found: Plan, store: Store, root: Path, retry_failed: bool) -> No
             if status == "failed":
                 found.again.add(cell.key)
     _add_victims(found, found.missing, store)
+    digests.check()
 
 
-def _statuses(sweep: Sweep, store: Store) -> tuple[dict[str, str], dict[str, str], dict[str, str]]:
-    """Statuses of this sweep's rows and of the others', and what proxies this sweep's have, by key."""
+def _statuses(sweep: Sweep, store: Store) -> tuple[dict[str, str], ...]:
+    """Statuses of this sweep's rows and of the others', what proxies this sweep's have, and the digests of the data that all
+    were made from, by key."""
     mine: dict[str, str] = {}
     others: dict[str, str] = {}
     proxies: dict[str, str] = {}
+    made_from: dict[str, str] = {}
     for part, into in ((store.index(), others), (store.index(sweep.name), mine)):
         into |= dict(zip(part["key"].to_pylist(), part["status"].to_pylist(), strict=True))
         proxies |= dict(zip(part["key"].to_pylist(), part["proxies"].to_pylist(), strict=True))
-    return mine, others, proxies
+        made_from |= dict(zip(part["key"].to_pylist(), part["data_digest"].to_pylist(), strict=True))
+    return mine, others, proxies, made_from
 
 
 def _has(proxies: str | None, sweep: Sweep) -> bool:
@@ -141,18 +150,23 @@ def _add_victims(found: Plan, cells: list[Cell], store: Store) -> None:
 def _plan_search(found: Plan, store: Store, root: Path, retry_failed: bool) -> None:
     sweep = found.sweep
     check_search(sweep)
-    checked = _Checked(root)
-    cells = cells_of(sweep, drawn(sweep, 0))
-    for cell in cells:
-        reason = checked.reason(cell)
-        if reason:
-            raise BadInput(f"the panel of the sweep {sweep.name!r}: {reason}")
     found.past = past(sweep, store)
     if retry_failed:
         retried = [trial for trial in found.past.over if trial.state == "failed"]
         found.past = Past([t for t in found.past.over if t not in retried], [t.setting for t in retried] + found.past.open)
     if found.trials:
+        checked = _Checked(root)
+        cells = cells_of(sweep, drawn(sweep, 0))
+        for cell in cells:
+            if reason := checked.reason(cell) or checked.misfit(cell, sweep.aim.proxies):
+                raise BadInput(f"the panel of the sweep {sweep.name!r}: {reason}")
         _add_victims(found, cells, store)
+    digests, make = Digests(store, root), Cells()
+    *_, made_from = _statuses(sweep, store)
+    for setting in [trial.setting for trial in found.past.over] + found.past.open:
+        for cell in cells_of(sweep, setting, make):
+            digests.add(cell, f"the row {cell.key}", made_from.get(cell.key))
+    digests.check()
 
 
 class _Checked:
@@ -182,6 +196,16 @@ class _Checked:
             self._once((task, own), lambda: defense.check(splits))
             self._once((id(task), id(defense)), lambda: defense.check_model(task, splits))
         except Incompatible as reason:
+            return str(reason)
+        return ""
+
+    def misfit(self, cell: Cell, proxies: Iterable[str]) -> str:
+        """Why a proxy cannot measure this cell; empty if each can."""
+        task = cell.experiment.task
+        try:
+            for proxy in proxies:
+                self._once((id(task), proxy), lambda p=proxy: Proxy.of(p).check(task, load(task.data, self.root)))  # type: ignore[misc]
+        except Misfit as reason:
             return str(reason)
         return ""
 
