@@ -28,7 +28,7 @@ from bdray.proxies import Proxy
 from bdray.refusal import Refused, without_secrets
 from bdray.results import CURVES, Row, Scores, of_record, setting_of
 from bdray.seeds import rng
-from bdray.spec import Amount, BadInput, Config, Incompatible, Spec, key_of, member
+from bdray.spec import BadInput, Config, Incompatible, Seed, Spec, key_of, member
 from bdray.store import Store
 from bdray.task import Task
 from bdray.training import ALONE, Team, Training, fit, place
@@ -42,7 +42,7 @@ class Experiment(Spec):
     attack: Attack = member("blend")
     training: Training = Training()
     defense: Defense = member("nft")
-    seed: Amount = 0
+    seed: Seed = 0
     """Of the victim: poison, initial weights, order of the samples, trigger. The defense adds its own."""
 
     def victim_config(self) -> Config:

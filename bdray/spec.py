@@ -10,6 +10,7 @@ import functools
 import hashlib
 import importlib
 import json
+import math
 import pkgutil
 from collections.abc import Iterable
 from typing import Annotated, Any, ClassVar, NamedTuple, Self, TypeVar
@@ -29,6 +30,8 @@ BatchSize = Annotated[int, Field(ge=2)]
 """Samples a step; one alone has no batch statistics."""
 Amount = Annotated[int, Field(ge=0)]
 """A number of things, none allowed."""
+Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
+"""Whole, and no larger than a column of the rows holds."""
 
 _T = TypeVar("_T")
 Several = Annotated[tuple[_T, ...], BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)]
@@ -209,6 +212,22 @@ def _marks(cls: type[Spec]) -> tuple[dict[str, str], dict[str, type[Spec]]]:
         if isinstance(info.annotation, type) and issubclass(info.annotation, Spec):
             inner[field] = info.annotation
     return later, inner
+
+
+def least_share(count: int) -> float:
+    """The smallest share of two digits that, rounded as every share is, is one of so many samples and not none."""
+    step = 10.0 ** (math.floor(math.log10(0.5 / count)) - 1)
+    share = math.ceil(0.5 / count / step) * step
+    return share if round(share * count) else share + step
+
+
+def check_some(field: str, share: float, count: int, does: str) -> None:
+    """Raise BadInput for a share above 0 that is none of so many training samples; `does` is what happens to one, 'poisons'."""
+    if share and not round(share * count):
+        raise BadInput(
+            f"{field}: got {share:g}, that is 0 of {count} training samples; at least {least_share(count):.2g} {does} one; "
+            "raise it, or set it to 0"
+        )
 
 
 def key_of(config: Config) -> str:

@@ -18,11 +18,12 @@ MADE: dict[str, Config] = {"image": {"name": "miniature", "per_class": 25, "held
 """The made data set of each modality: 100 training samples of 4 classes."""
 QUICK: dict[str, Config] = {
     "label_consistent": {"steps": 2, "surrogate_epochs": 1},
-    "tact": {"rate": 0.1},
-    "adaptive_blend": {"rate": 0.1},
-    "adaptive_patch": {"rate": 0.1},
+    "tact": {"rate": 0.1, "cover": 0.1},
+    "adaptive_blend": {"rate": 0.1, "cover": 0.1},
+    "adaptive_patch": {"rate": 0.1, "cover": 0.1},
 }
-"""Settings that make an attack quick, and rates that poison some of 100 samples; one that is not here has its defaults."""
+"""Settings that make an attack quick, and rates that poison and cover some of 100 samples; one that is not here has its
+defaults."""
 
 PAIRS = [(name, modality) for name in Attack.names() for modality in sorted(Attack.member(name).modalities & MADE.keys())]
 """Every attack on every made data set of its modalities."""

@@ -99,5 +99,5 @@ def test_pieces_that_cannot_be() -> None:
     ]
     for field, sentence in fields:
         with pytest.raises(BadInput) as caught:
-            Attack.of({"name": "adaptive_blend", **field}).check(made("image")[1])
+            Attack.of({"name": "adaptive_blend", "rate": 0.1, "cover": 0.1, **field}).check(made("image")[1])
         assert str(caught.value).startswith(sentence)

@@ -20,7 +20,7 @@ WHOLE: Config = {"opacities": [1.0, 1.0, 1.0, 1.0]}
 
 
 def attack_of(**fields: Any) -> Attack:
-    return Attack.of({"name": "adaptive_patch", **fields})
+    return Attack.of({"name": "adaptive_patch", "rate": 0.1, "cover": 0.1, **fields})
 
 
 def planted(attack: Attack, count: int, seed: int = 0) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from bdray.attacks import Attack, Poison, poison
 from bdray.data import Data, Samples
 from bdray.seeds import rng
-from bdray.spec import BadInput, Config
+from bdray.spec import BadInput, Config, least_share
 from tests.setting import MADE, PAIRS, attack_of, made, setting
 
 every_attack = pytest.mark.parametrize(("name", "modality"), PAIRS, ids=[f"{n}-{m}" for n, m in PAIRS])
@@ -21,7 +21,7 @@ def poisoned_by(attack: Attack, modality: str, seed: int = 0) -> tuple[Poison, S
 
 
 @every_attack
-@pytest.mark.parametrize(("rate", "cover"), [(0.05, 0.0), (0.13, 0.1), (0.004, 0.3)])
+@pytest.mark.parametrize(("rate", "cover"), [(0.05, 0.0), (0.13, 0.1), (0.006, 0.3)])
 def test_the_poisoned_share_is_the_rate(name: str, modality: str, rate: float, cover: float) -> None:
     harm, train, poisoned = poisoned_by(attack_of(name, rate=rate, cover=cover), modality)
     assert len(harm.poisoned) == len(harm.planted) == round(rate * len(train))
@@ -136,6 +136,37 @@ def test_the_largest_rate_works_whatever_the_counts(possible: int, total: int) -
             attack_of("sig", rate=1.0).select(y, rng(0))
         largest = float(str(caught.value).rpartition(" ")[2])
         assert len(attack_of("sig", rate=largest).select(y, rng(0))[0]) == possible
+
+
+@every_attack
+@pytest.mark.parametrize(("field", "does"), [("rate", "poisons"), ("cover", "covers")])
+def test_a_share_above_zero_that_is_no_sample_says_which_is_one(name: str, modality: str, field: str, does: str) -> None:
+    _, splits = made(modality)
+    with pytest.raises(BadInput) as caught:
+        attack_of(name, **{field: 0.005}).check(splits)
+    said = f"{name}.{field}: got 0.005, that is 0 of 100 training samples; at least 0.0051 {does} one; raise it, or set it to 0"
+    assert str(caught.value) == said
+    harm, _, _ = poisoned_by(attack_of(name, **{field: 0.0051}), modality)
+    assert len(harm.poisoned if field == "rate" else harm.cover) == 1
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7, 50, 99, 180, 1294, 45_000, 1_281_167])
+def test_the_least_share_is_one_sample_and_a_little_less_is_none(count: int) -> None:
+    least = float(f"{least_share(count):.2g}")
+    assert round(least * count) == 1
+    assert round(0.98 * 0.5) == round(0.98 * 0.5 / count * count) == 0
+    assert least <= 1.12 * 0.5 / count
+
+
+@every_attack
+@pytest.mark.parametrize("rate", [0.0, 0.1])
+def test_a_target_that_is_no_class_is_refused_at_any_rate(name: str, modality: str, rate: float) -> None:
+    _, splits = made(modality)
+    cover = attack_of(name).cover
+    with pytest.raises(BadInput, match=rf"{name}\.target: got 99, expected a class from 0 to 3"):
+        attack_of(name, target=99, rate=rate, cover=cover).check(splits)
+    if name != "tact":
+        attack_of(name, target=3, rate=0, cover=0).check(splits)
 
 
 @pytest.mark.parametrize(

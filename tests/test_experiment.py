@@ -6,17 +6,24 @@ import signal
 import subprocess
 import sys
 import time
+from collections import OrderedDict
 from pathlib import Path
+from typing import Any
 
 import pyarrow.compute as pc
 import pytest
 import torch
+from torch import nn
 
+from bdray import held
 from bdray.attacks import Attack
 from bdray.data import Data
 from bdray.defenses import Defense
 from bdray.experiment import Experiment, backdoor, check_data, collect, evaluate, load, run, unfinished_row
+from bdray.held import NotMeasured
+from bdray.objective import Objective
 from bdray.proxies import Proxy
+from bdray.refusal import Refused
 from bdray.results import Row, of_record, to_table
 from bdray.spec import BadInput, Incompatible
 from bdray.store import DamagedFile, Store
@@ -37,11 +44,11 @@ def scores(row: Row) -> list[float]:
 @pytest.mark.parametrize("attack", Attack.names())
 def test_every_attack_gives_a_whole_row(attack: str, store: Store) -> None:
     """Counts add up, every score is a share, none is missing, and no defense changes nothing."""
-    config = {"name": attack, "target": 1, **({"source": 0} if attack == "tact" else {})}
+    config = {"name": attack, "target": 1, **({"source": 0} if attack == "tact" else {}), "rate": 0.05, "cover": 0.05}
     row = run(tiny(attack=config), store, Path())
     assert row.status == "done"
     assert row.trained_on + len(load(tiny().task.data, Path()).held) == 160
-    assert row.poisoned == round(tiny(attack=config).attack.rate * row.trained_on)
+    assert row.poisoned == row.covered == round(0.05 * row.trained_on)
     assert row.clean_tests == 80
     assert row.triggered_tests == (20 if attack == "tact" else 60)  # 20 of a class; TaCT counts its source alone
     assert all(0 <= value <= 1 for value in scores(row))
@@ -369,18 +376,57 @@ class TestProxies:
         assert run(tiny(), store, Path(), proxies=["lipschitz"]).time == repeated.time
         assert run(tiny(), store, Path()).time == repeated.time
 
-    def test_a_proxy_that_does_not_fit_is_a_skipped_row_that_is_not_stored(
+    def test_a_proxy_that_does_not_fit_is_null_in_a_row_that_is_kept(
         self, store: Store, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        done = run(tiny(), store, Path())
         monkeypatch.setattr(Proxy.member("lipschitz"), "modalities", frozenset({"text"}))
-        row = run(tiny(), store, Path(), proxies=["lipschitz"])
-        assert row.status == "skipped"
-        assert "the proxy 'lipschitz' is for text, the task 'image' is for image" in row.error
-        assert run(tiny(), store, Path()).time == done.time
-        monkeypatch.setattr("bdray.experiment.fit", lambda *_, **__: pytest.fail("it trained"))
-        assert run(tiny(seed=7), store, Path(), proxies=["lipschitz"]).status == "skipped"
-        assert store.row(tiny(seed=7).key()) is None
+        with pytest.warns(NotMeasured, match="'lipschitz' is left empty: the proxy 'lipschitz' is for text, the task 'image'"):
+            row = run(tiny(), store, Path(), proxies=["lipschitz"])
+        assert (row.status, row.proxies) == ("done", '{"lipschitz": null}')
+        assert store.row(tiny().key()) == to_table([row]).to_pylist()[0]
+        assert run(tiny(), store, Path(), proxies=["lipschitz"]).time == row.time
+
+    def test_no_convolution_before_the_norms_is_null_for_lipschitz_and_the_others_are_kept(
+        self, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def network(*_: Any) -> nn.Module:
+            layers = {"flat": nn.Flatten(), "norm": nn.BatchNorm1d(768), "fc": nn.Linear(768, 4)}
+            return nn.Sequential(OrderedDict(layers))
+
+        monkeypatch.setattr(type(tiny().task), "network", network)
+        with pytest.warns(NotMeasured, match="finds no BatchNorm after a convolution"):
+            row = run(tiny(), store, Path(), proxies=["lipschitz", {"name": "shared_adversarial", "steps": 1}])
+        assert row.status == "done"
+        assert json.loads(row.proxies) == {"lipschitz": None, "shared_adversarial steps=1": 1.0}
+
+    @pytest.mark.parametrize("where", ["prepare", "measure", "check"])
+    @pytest.mark.parametrize("error", [RuntimeError("no such layer"), IndexError("17"), torch.OutOfMemoryError("CUDA")])
+    def test_a_proxy_that_raises_does_not_lose_the_finished_row(
+        self, where: str, error: Exception, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fail(*_: Any) -> None:
+            raise error
+
+        held._KEPT.clear()
+        monkeypatch.setattr(Proxy.member("shared_adversarial"), where, fail)
+        with pytest.warns(NotMeasured, match=f"'shared_adversarial' is left empty: {type(error).__name__}: {error}"):
+            row = run(tiny(), store, Path(), proxies=["shared_adversarial", "lipschitz"])
+        values = json.loads(row.proxies)
+        assert (row.status, values["shared_adversarial"]) == ("done", None)
+        assert 0 < values["lipschitz"] < 1
+        assert math.isnan(Objective(proxy="shared_adversarial").score(to_table([row]).to_pylist()[0]))
+
+    @pytest.mark.parametrize("error", [KeyboardInterrupt(), Refused("cannot write to the store: full")])
+    def test_what_is_no_fault_of_the_proxy_goes_through(
+        self, error: BaseException, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def stop(*_: Any) -> None:
+            raise error
+
+        monkeypatch.setattr(Proxy.member("lipschitz"), "measure", stop)
+        with pytest.raises(type(error)):
+            run(tiny(), store, Path(), proxies=["lipschitz"])
+        assert store.row(tiny().key()) is None
 
     def test_a_skipped_experiment_stays_skipped(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
         experiment = tiny(defense={"name": "nft", "site": "layernorm", "shots": 1})

@@ -87,7 +87,7 @@ def test_a_class_has_one_role(fields: Config, sentence: str) -> None:
 )
 def test_classes_and_sizes_that_are_not_there(fields: Config, sentence: str) -> None:
     with pytest.raises(BadInput) as caught:
-        Attack.of({"name": "tact", **fields}).check(made("image")[1])
+        Attack.of({"name": "tact", "rate": 0.1, "cover": 0.1, **fields}).check(made("image")[1])
     assert str(caught.value) == sentence
 
 

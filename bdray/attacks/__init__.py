@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from bdray.data import Samples, Splits
-from bdray.spec import Amount, BadInput, Share, Spec
+from bdray.spec import Amount, BadInput, Share, Spec, check_some
 from bdray.task import Task
 from bdray.training import Report, Training
 
@@ -47,8 +47,11 @@ class Attack(Spec):
     """Samples that the attack changes and that keep their true label, mostly stamped ones / all training samples."""
 
     def check(self, splits: Splits) -> None:
-        """Raise BadInput, before anything is trained, for what cannot be done to this data set: too few samples to poison, a
-        file that cannot be read."""
+        """Raise BadInput, before anything is trained, for what cannot be done to this data set: a target that it does not
+        have, too few samples to poison, a rate that poisons none, a file that cannot be read."""
+        if self.target >= len(splits.classes):
+            last = len(splits.classes) - 1
+            raise BadInput(f"{self.name}.target: got {self.target}, expected a class from 0 to {last}")
         self.select(splits.train.targets, torch.Generator().manual_seed(0))
 
     def patterns(self, setting: Setting) -> Patterns:
@@ -90,8 +93,11 @@ class Attack(Spec):
     def select(self, y: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         """Positions of the poisoned and of the cover samples, each drawn without replacement, disjoint, ascending.
 
-        Raises BadInput where too few samples can be poisoned or covered, with the counts and the largest possible rate.
+        Raises BadInput where too few samples can be poisoned or covered, with the counts and the largest possible rate, and
+        where a rate above 0 is no sample, with the smallest one.
         """
+        check_some(f"{self.name}.rate", self.rate, len(y), "poisons")
+        check_some(f"{self.name}.cover", self.cover, len(y), "covers")
         if self.rate and self.target > int(y.max()):
             raise BadInput(f"{self.name}.target: got {self.target}, expected a class from 0 to {int(y.max())}")
         candidates = self.poisonable(y).nonzero().flatten()

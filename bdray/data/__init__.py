@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from bdray.seeds import rng
-from bdray.spec import Amount, BadInput, Config, Share, Spec
+from bdray.spec import Amount, BadInput, Config, Share, Spec, check_some
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,6 +98,7 @@ class Data(Spec):
         train, test, classes, units = self.read(root)
         order = torch.randperm(len(train), generator=rng(0, "split", self.name))
         order = order[: self.limit or None]
+        check_some(f"{self.name}.held", self.held, len(order), "holds out")
         held = round(self.held * len(order))
         if held >= len(order):
             raise BadInput(f"{self.name}.held: got {self.held}, which leaves 0 of {len(order)} samples to train on; lower it")

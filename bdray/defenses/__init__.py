@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from bdray.data import Samples, Splits
-from bdray.spec import Amount, BadInput, Config, Share, Spec
+from bdray.spec import Amount, BadInput, Config, Seed, Share, Spec
 from bdray.task import Task
 from bdray.training import Checkpoint, Report, Training
 
@@ -79,7 +79,7 @@ class Defense(Spec):
     """Clean samples the defender holds / training samples."""
     shots: Amount = 0
     """Clean samples per class instead of a share, balanced over the classes; 1 is one-shot, 0 leaves it to `clean`."""
-    seed: Amount = 0
+    seed: Seed = 0
 
     def defend(self, evidence: Evidence, task: Task, rng: torch.Generator, report: Report) -> Defended:
         """Purify or retrain. May change `evidence.model` in place: it is a private copy."""

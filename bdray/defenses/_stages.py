@@ -29,8 +29,8 @@ class Stages:
         loss: Callable[[nn.Module, Batch], Tensor] | None = None,
         keep: Keep = unkept,
     ) -> nn.Module:
-        """As `bdray.training.fit`, its epochs kept where `keep` says. Raises FloatingPointError, with the stage's name, when the
-        loss or a weight is no longer finite: ascent has no bottom."""
+        """As `bdray.training.fit`, its epochs kept where `keep` says. Raises FloatingPointError, with the stage's name, when
+        the loss or a weight is no longer finite: ascent has no bottom."""
         seed = int(torch.randint(2**62, (1,), generator=self.rng))
         kept = keep({"stage": stage, "training": training.identity(), "seed": seed})
         with named(f"the stage {stage!r}"):
