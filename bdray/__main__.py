@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bdray.spec import BadInput
+from bdray.threads import settle, wait_asleep
 
 if TYPE_CHECKING:
     from bdray.experiment import Experiment
@@ -203,6 +204,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace) -> None:
+    settle()
     from bdray.board import Board
     from bdray.experiment import Experiment, check_data, run
     from bdray.overrides import experiment_config
@@ -281,6 +283,7 @@ def _ray_needed(what: str) -> Iterator[None]:
 
 
 def _sweep(options: argparse.Namespace) -> int:
+    wait_asleep()
     with _ray_needed("sweeps need"):
         from bdray.launch import launch, plan, read_sweep
     from bdray.overrides import parse

@@ -223,7 +223,7 @@ def least_share(count: int) -> float:
 
 def check_some(field: str, share: float, count: int, does: str) -> None:
     """Raise BadInput for a share above 0 that is none of so many training samples; `does` is what happens to one, 'poisons'."""
-    if share and not round(share * count):
+    if share and count and not round(share * count):
         raise BadInput(
             f"{field}: got {share:g}, that is 0 of {count} training samples; at least {least_share(count):.2g} {does} one; "
             "raise it, or set it to 0"
