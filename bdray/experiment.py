@@ -190,6 +190,7 @@ def _attack_state(experiment: Experiment, store: Store, root: Path, progress: Pr
         store.checkpoint(key).delete()
         task, attack, training = experiment.task, experiment.attack, experiment.training
         splits, started, report = load(task.data, root), time.perf_counter(), functools.partial(progress, "surrogate")
+        attack.check(splits)
         patterns = attack.patterns(Setting(task, splits, training, rng(seed, "trigger"), report))
         harm = poison(attack, patterns, Setting(task, splits, training, rng(seed, "poison"), report))
         state = {f"patterns.{name}": t for name, t in patterns.items()} | harm._asdict()
@@ -205,7 +206,8 @@ _LAST: dict[tuple[str, ...], tuple[Any, Backdoored]] = {}
 def _victim(experiment: Experiment, store: Store, root: Path, progress: Progress) -> Backdoored:
     """As `backdoor`, not read again by a worker that runs cell after cell on one victim. Not to be changed."""
     key = experiment.victim_key()
-    where, about = (store.location(), str(root), key), store.victim_about(key)
+    where = (store.location(), str(root), key, fingerprint(experiment.task.data, root))
+    about = store.victim_about(key)
     if about is None or where not in _LAST or _LAST[where][0] != about:
         found = backdoor(experiment, store, root, progress)
         _LAST.clear()  # two of them would share a GPU with whatever else runs on it

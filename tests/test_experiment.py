@@ -25,7 +25,7 @@ from bdray.objective import Objective
 from bdray.proxies import Proxy
 from bdray.refusal import Refused
 from bdray.results import Row, of_record, to_table
-from bdray.spec import BadInput, Incompatible
+from bdray.spec import BadInput, Config, Incompatible
 from bdray.store import DamagedFile, Store
 from tests.test_proxies import proxy_of
 from tests.tiny import quick, tiny, tiny_config
@@ -57,6 +57,25 @@ def test_every_attack_gives_a_whole_row(attack: str, store: Store) -> None:
     assert math.isnan(row.flag_recall)
     assert row.peak_memory > 1 << 20
     assert json.loads(row.spec) == tiny(attack=config).config()
+
+
+@pytest.mark.parametrize(
+    ("attack", "told"),
+    [
+        (
+            {"name": "badnets", "rate": 0.003},
+            r"badnets\.rate: got 0\.003, that is 0 of 128 training samples; at least 0\.004 poisons",
+        ),
+        ({"name": "badnets", "rate": 0.0, "target": 9}, r"badnets\.target: got 9, expected a class from 0 to 3"),
+    ],
+)
+def test_an_attack_that_does_nothing_trains_nothing(
+    attack: Config, told: str, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where nobody has called `check_data`, as in a worker."""
+    monkeypatch.setattr("bdray.experiment.fit", lambda *_, **__: pytest.fail("it trained"))
+    with pytest.raises(BadInput, match=told):
+        run(tiny(attack=attack), store, Path())
 
 
 def test_scores_by_hand(store: Store) -> None:

@@ -13,13 +13,13 @@ from PIL import Image
 from ray import tune
 
 from bdray.__main__ import main
-from bdray.experiment import backdoor, forget, run
+from bdray.experiment import forget, run
 from bdray.launch import Sweep, plan
 from bdray.launch.digests import NotCompared
 from bdray.launch.expand import expand
 from bdray.launch.settings import cells_of, drawn, setting_key
 from bdray.refusal import Refused
-from bdray.results import Row
+from bdray.results import Row, to_table
 from bdray.spec import Config
 from bdray.store import Store
 from bdray.trials import Trial, put_trial
@@ -90,11 +90,14 @@ def test_run_refuses_a_row_of_other_data(
 
 def test_a_victim_of_other_data_leaves_no_failed_row(pets: Callable[[int], Path], here: Store) -> None:
     """No experiment is to blame."""
-    experiment = expand(sweep_of())[0].experiment
-    backdoor(experiment, here, pets(0))
-    with pytest.raises(Refused, match=f"the victim {experiment.victim_key()} {OTHER}"):
-        run(experiment, here, pets(1))
-    assert not len(here.rows())
+    experiment, other = (
+        cell.experiment for cell in expand(sweep_of().with_override("defense", ["none", "perfect_filter"]))[::2]
+    )
+    assert experiment.victim_key() == other.victim_key()
+    row = run(experiment, here, pets(0))
+    with pytest.raises(Refused, match=f"the victim {row.victim} {OTHER}"):
+        run(other, here, pets(1))
+    assert here.rows().to_pylist() == to_table([row]).to_pylist()
 
 
 @pytest.mark.parametrize("name", ["s", "another"])
