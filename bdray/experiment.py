@@ -259,7 +259,7 @@ def run(
     found = store.row(experiment.key())
     had = json.loads((found or {}).get("proxies") or "{}")
     whole = found is not None and (found["status"] == "skipped" or wanted.keys() <= had.keys())
-    if found is not None and whole and found["status"] != "failed" and not again:
+    if found is not None and whole and found["status"] not in ("failed", "lost") and not again:
         return of_record(found)
     for label in had.keys() - wanted.keys():
         with contextlib.suppress(BadInput):  # a proxy that is no more
