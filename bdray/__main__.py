@@ -1,5 +1,5 @@
-"""The command line: run, sweep, table, best, figure, store, list. Bad input is one sentence on stderr and status 2, Ctrl-C
-is 130."""
+"""The command line: run, sweep, table, best, figure, store, list. Bad input is one sentence on stderr and status 2; Ctrl-C is
+130, SIGTERM 143, SIGHUP 129, with one sentence, too."""
 
 import argparse
 import contextlib
@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bdray.signals import Ending, orderly
 from bdray.spec import BadInput
 from bdray.threads import settle, wait_asleep
 
@@ -20,6 +21,12 @@ if TYPE_CHECKING:
 def main(words: list[str] | None = None) -> int:
     """Entry point of `bdray` and `python -m bdray`; the exit status."""
     options = _parse(words)
+    stopped = f"stopped; nothing is lost: the same command goes on from what {options.store!r} holds"
+    with orderly(stopped, last=words is None) as ending:
+        return _ended(options, ending)
+
+
+def _ended(options: argparse.Namespace, ending: Ending) -> int:
     try:
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
@@ -31,11 +38,8 @@ def main(words: list[str] | None = None) -> int:
         print(f"bdray: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print(
-            f"\nbdray: stopped; nothing is lost: the same command goes on from what {options.store!r} holds",
-            file=sys.stderr,
-        )
-        return 130
+        ending.say()
+        return ending.status
     except BrokenPipeError:  # `bdray table | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -301,11 +305,15 @@ def _sweep(options: argparse.Namespace) -> int:
         for experiment, reason in found.skipped:
             print(f"skipped {experiment.attack.name} x {experiment.defense.name}: {reason}")
         return 0
-    failed = launch(found, store, root, options.address) + len(found.failed)
-    if failed:
-        reasons = f"bdray table --sweep {sweep.name} --sql \"SELECT key, error FROM rows WHERE status = 'failed'\""
-        print(f"bdray: {failed} cells failed; why: {reasons}; once more: --retry-failed", file=sys.stderr)
-    return 1 if failed else 0
+    launch(found, store, root, options.address)
+    what = "settings" if sweep.searches else "cells"
+    ended = {"failed": found.ended["failed"] + len(found.failed), "lost": found.ended["lost"]}
+    for status, cure in (("failed", "once more: --retry-failed"), ("lost", "the same command tries them again")):
+        if ended[status]:
+            sql = f"SELECT key, error FROM rows WHERE status = '{status}'"
+            why = "" if sweep.searches and status == "lost" else f'why: bdray table --sweep {sweep.name} --sql "{sql}"; '
+            print(f"bdray: {ended[status]} {what} {status}; {why}{cure}", file=sys.stderr)
+    return 1 if any(ended.values()) else 0
 
 
 def _table(options: argparse.Namespace) -> None:

@@ -286,7 +286,7 @@ def run(
         check_same(f"the row {experiment.key()}", found["data_digest"] or "", experiment.task.data, store, root)
     had = json.loads((found or {}).get("proxies") or "{}")
     whole = found is not None and (found["status"] == "skipped" or wanted.keys() <= had.keys())
-    if found is not None and whole and found["status"] != "failed" and not again:
+    if found is not None and whole and found["status"] not in ("failed", "lost") and not again:
         return of_record(found)
     for label in had.keys() - wanted.keys():
         with contextlib.suppress(BadInput):  # a proxy that is no more

@@ -36,7 +36,7 @@ class Trial:
     """Of the setting and the panel together."""
     sweep: str
     state: str
-    """running, finished, stopped (by a scheduler) or failed."""
+    """running, finished, stopped (by a scheduler), failed, or lost with its worker: then a search runs it again."""
     step: int = 0
     """Victims judged so far, of `steps`."""
     steps: int

@@ -17,8 +17,9 @@ import pyarrow.parquet as pq
 import pytest
 from safetensors.torch import load_file
 
+from bdray.launch.work import LIVES
 from bdray.store import Store
-from tests.chaos.harness import Place, place, until
+from tests.chaos.harness import Command, Place, place, until
 from tests.chaos.killer import Killer
 from tests.tiny import tiny_config
 
@@ -230,6 +231,88 @@ def check_went_on(events: list[dict[str, Any]], before: int, victims: dict[int, 
 
 def _saved(events: list[dict[str, Any]], victim: str) -> int:
     return max((event["epochs"] for event in events if event["what"] == "saved" and event["key"] == victim), default=0)
+
+
+def test_deaths_in_quick_succession(here: Place) -> None:
+    """Trainers and workers are killed as fast as they come, while victims are trained: nothing fails, and what the launch lost
+    the same command does."""
+    file = here.write_sweep("quick", space(seeds=3, cells=4))
+    wanted, victims = undisturbed(here, file)
+    command = here.sweep(file, pause=0.2)
+    for kind in ("trainer", "worker", "trainer", "worker", "trainer"):
+        found = command.until(lambda kind=kind: [pid for other, pid in here.who() if other == kind], kind, BOUND)
+        for pid in found[:1]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+    status = command.wait(BOUND)
+    assert {row["status"] for row in raw_rows(here.store)} <= {"done", "lost"}
+    if status:
+        assert " lost; " in command.err(), command.said()
+        command = here.sweep(file, pause=0.02)
+        assert command.wait(BOUND) == 0, command.said()
+    check_victims(here.events(), victims)
+    check_values(here.store, wanted)
+
+
+def test_a_cell_whose_workers_die_is_lost_and_tried_again(here: Place) -> None:
+    """Killed each time that it starts; the others run on."""
+    file = here.write_sweep("lost", space(seeds=1, cells=4))
+    command = here.sweep(file, pause=0.5)
+    command.until(lambda: here.events("start"), "a cell", BOUND)
+    key = here.events("start")[0]["key"]
+    for life in range(LIVES):
+        found = command.until(lambda life=life: _starts(here, key)[life:], f"life {life}", BOUND)
+        os.kill(found[0]["pid"], signal.SIGKILL)
+    assert command.wait(BOUND) == 1, command.said()
+    assert "bdray: 1 cells lost; why: " in command.err()
+    rows = {row["key"]: row for row in Store(str(here.store)).rows().to_pylist()}
+    assert rows.pop(key)["status"] == "lost"
+    assert {row["status"] for row in rows.values()} == {"done"}
+    command = here.sweep(file, pause=0.02)
+    assert command.wait(BOUND) == 0, command.said()
+    assert "1 missing (1 lost)" in command.out()
+    assert {row["status"] for row in Store(str(here.store)).rows().to_pylist()} == {"done"}
+
+
+def _starts(here: Place, key: str) -> list[dict[str, Any]]:
+    return [event for event in here.events("start") if event["key"] == key]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("whom", ["driver", "everybody"])
+def test_signals_end_a_sweep_as_ctrl_c_does(here: Place, number: signal.Signals, whom: str) -> None:
+    """Slurm and a closed terminal send them to every process, Kubernetes to the first alone."""
+    file = here.write_sweep("ended", space(seeds=2, cells=4))
+    command = here.sweep(file, pause=0.3)
+    command.until(lambda: here.events("row"), "a row", BOUND)
+    for pid in [command.process.pid, *(here.daemons() if whom == "everybody" else [])]:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+    check_ended(here, command, 128 + number, "stopped; nothing is lost: the same command goes on")
+    command = here.sweep(file, pause=0.02)
+    assert command.wait(BOUND) == 0, command.said()
+
+
+@pytest.mark.parametrize("who", ["raylet/raylet ", "gcs/gcs_server "])
+def test_a_ray_that_dies_ends_the_sweep_with_a_sentence(here: Place, who: str) -> None:
+    file = here.write_sweep("rayless", space(seeds=2, cells=4))
+    command = here.sweep(file, pause=0.3)
+    command.until(lambda: here.events("row"), "a row", BOUND)
+    for pid in here.daemons(who):
+        os.kill(pid, signal.SIGKILL)
+    check_ended(here, command, 2, "nothing is lost: the same command goes on")
+    command = here.sweep(file, pause=0.02)
+    assert command.wait(BOUND) == 0, command.said()
+
+
+def check_ended(here: Place, command: Command, status: int, sentence: str) -> None:
+    """Soon, with this status and one sentence, and with no process of its Ray left."""
+    assert command.wait(90) == status, command.said()
+    assert [sentence in line for line in command.err().splitlines() if line.startswith("bdray: ")] == [True], command.said()
+    assert "Traceback" not in command.said()
+    assert "***" not in command.said()
+    until(lambda: not here.daemons(), 30, "the end of Ray's processes")
+    assert {row["status"] for row in raw_rows(here.store)} <= {"done"}
 
 
 @pytest.fixture

@@ -238,13 +238,18 @@ def test_ctrl_c_leaves_nothing_half_written_and_says_how_to_go_on(tmp_path: Path
 
 @pytest.mark.ray
 def test_ctrl_c_in_a_sweep_and_the_same_command_again(tmp_path: Path) -> None:
-    """Stopped while cells run; the second command runs only what is missing."""
+    """Stopped while cells run; the second command runs only what is missing. Beside the sweep stand what it imports, and
+    names that it has nothing to do with."""
     file = tmp_path / "slow.py"
     file.write_text(
-        "from ray import tune\nfrom bdray.launch import Sweep\nfrom tests.tiny import tiny_config\n"
-        "sweep = Sweep(space=tiny_config(defense=[{'name': 'nft', 'shots': 1, 'steps': s, 'batch': 8}"
-        " for s in range(100, 116)]))\n"
+        "from bdray.launch import Sweep\nfrom beside import DEFENSES\nfrom tests.tiny import tiny_config\n"
+        "sweep = Sweep(space=tiny_config(defense=DEFENSES))\n"
     )
+    (tmp_path / "beside.py").write_text(
+        "DEFENSES = [{'name': 'nft', 'shots': 1, 'steps': s, 'batch': 8} for s in range(100, 116)]\n"
+    )
+    (tmp_path / "tasks.py").write_text("raise ImportError('of somebody else')\n")
+    (tmp_path / "torch.py").write_text("raise ImportError('of somebody else')\n")
     store = tmp_path / "store"
     with Started(tmp_path, "sweep", str(file)) as one:
         one.wait_for(lambda: len(list((store / "rows" / "slow").glob("*.parquet"))) >= 2)

@@ -108,7 +108,11 @@ class TestCluster:
             launch(plan(sweep, store, Path()), store, Path(), address)
         assert not store.rows().num_rows
 
-    def test_a_sweep_on_it(self, address: str, store: Store) -> None:
+    def test_a_sweep_on_it(self, address: str, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Its workers import the bdray that this process has imported, whatever stands in the working folder."""
+        (tmp_path / "bdray").mkdir()
+        (tmp_path / "bdray" / "__init__.py").write_text("raise ImportError('of somebody else')")
+        monkeypatch.chdir(tmp_path)
         sweep = Sweep(space=tiny_config(), name="x")
         assert launch(plan(sweep, store, Path()), store, Path(), address) == 0
         assert store.rows("x")["status"].to_pylist() == ["done"]

@@ -1,5 +1,7 @@
 """Sweeps: the list of experiments, and what a launch on a local Ray leaves in the store."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,7 @@ from ray import tune
 from bdray.defenses.nft import Nft
 from bdray.experiment import Experiment, run
 from bdray.launch import Sweep, launch, plan, read_sweep
+from bdray.launch.ends import End
 from bdray.launch.expand import expand
 from bdray.launch.settings import cells_of, check_search, drawn
 from bdray.launch.victims import Queue
@@ -119,6 +122,53 @@ def test_bad_sweep_files(text: str, told: str, tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
+def beside(folder: Path, seeds: str) -> Sweep:
+    """A sweep whose file imports a module and a package that stand beside it."""
+    (folder / "beside").mkdir(parents=True)
+    (folder / "beside" / "__init__.py").write_text("from beside.deep import draw\n")
+    (folder / "beside" / "deep.py").write_text(
+        f"def draw(spec):\n    import later\n    return later.SEEDS\n\nSEEDS = {seeds}\n"
+    )
+    (folder / "later.py").write_text("SEEDS = 'late'\n")
+    (folder / "mine.py").write_text(
+        "import beside\nfrom beside.deep import SEEDS\nfrom bdray.launch import Sweep\n"
+        "sweep = Sweep(space={'seed': SEEDS, 'attack': beside.draw})\n"
+    )
+    return read_sweep(str(folder / "mine.py"))
+
+
+class TestBeside:
+    """What a sweep file imports from its own folder."""
+
+    def test_as_python_itself_would(self, tmp_path: Path) -> None:
+        sweep = beside(tmp_path / "one", "[1, 2]")
+        assert (sweep.name, sweep.space["seed"], sweep.folder) == ("mine", [1, 2], str(tmp_path / "one"))
+        assert sys.path[0] != sweep.folder
+        assert beside(tmp_path / "other", "[3]").space["seed"] == [3]  # not the first one's module of that name
+
+    def test_workers_get_it_by_value(self, tmp_path: Path) -> None:
+        """They may stand elsewhere, and look into the folder last of all."""
+        sweep = beside(tmp_path / "one", "[1, 2]")
+        (tmp_path / "pickle").write_bytes(ray.cloudpickle.dumps(sweep.space["attack"]))
+        read = f"import pickle; draw = pickle.load(open({str(tmp_path / 'pickle')!r}, 'rb'))"
+        late = f"import sys; sys.path.append({sweep.folder!r}); print(draw(None))"
+        found = subprocess.run(
+            [sys.executable, "-c", f"{read}; {late}"], cwd=tmp_path, capture_output=True, text=True, check=True
+        )
+        assert found.stdout == "late\n"
+
+    def test_what_was_there_before_stays(self, tmp_path: Path) -> None:
+        """A folder that holds bdray itself, or what another module has imported."""
+        (tmp_path / "json.py").write_text("raise ImportError('of somebody else')")
+        (tmp_path / "mine.py").write_text(
+            "import json, ray, bdray.best\nfrom bdray.launch import Sweep\nsweep = Sweep(space={'seed': json.loads('[1]')})\n"
+        )
+        before = sys.modules["json"], sys.modules["bdray"]
+        assert read_sweep(str(tmp_path / "mine.py")).space == {"seed": [1]}
+        assert before == (sys.modules["json"], sys.modules["bdray"])
+        assert "bdray.best" in sys.modules
+
+
 def test_a_missing_sweep_file_names_those_there_are() -> None:
     with pytest.raises(BadInput, match=r"sweeps/demo\.py"):
         read_sweep("sweeps/nosuch.py")
@@ -139,7 +189,7 @@ class TestQueue:
     def test_a_worker_whose_answer_was_lost_gets_it_again(self) -> None:
         queue = Queue({key: {} for key in "ab"})
         assert [queue.take(0, "t0"), queue.take(0, "t0"), queue.take(1, "t1")] == [("a", {}), ("a", {}), ("b", {})]
-        assert not any(queue.lost.values())
+        assert not any(queue.ends.values())
 
     def test_what_was_finished_before_the_queue_was_lost_is_not_handed_out(self) -> None:
         """A worker finishes a victim that it was given by the queue before this one."""
@@ -162,14 +212,64 @@ class TestQueue:
         queue = Queue({"deadly": {}, "fine": {}})
         for life in range(3):
             assert queue.take(0, f"t{life}") == ("deadly", {})
+            queue.ended({0: End("died", "exit code 9")})
         assert queue.take(0, "t3") == ("fine", {})
-        assert "died 3 times" in queue.state()[3]["deadly"]
+        reason = "its worker died 3 times before another epoch was done: exit code 9"
+        assert queue.state()[3] == {"deadly": ("lost", reason)}
         for life in range(4, 10):
             queue.progress("fine", life)
+            queue.ended({0: End("died", "exit code 9")})
             assert queue.take(0, f"t{life}") == ("fine", {})
         queue.finish("fine")
         epochs, running, finished, errors = queue.state()
         assert (epochs, running, finished, list(errors)) == (9, 0, 2, ["deadly"])
+
+    def test_a_death_counts_only_for_what_the_dead_worker_had(self) -> None:
+        """Ray Train replaces the whole group each time: the other worker's victim, and those never begun, lose nothing."""
+        queue = Queue({key: {} for key in "abc"})
+        for life in range(9):
+            assert queue.take(0, f"a{life}") == ("a" if life < 3 else "c", {})
+            assert queue.take(1, f"b{life}") == ("b", {})
+            queue.ended({0: End("died", "x")} if life < 3 else {5: End("died", "it had nothing to do")})
+        assert [key for key, ends in queue.ends.items() if ends] == ["a"]
+        assert list(queue.errors) == ["a"]
+
+    def test_a_trainer_that_dies_counts_for_no_victim(self) -> None:
+        """New workers come, and nobody has told how the old ones ended."""
+        queue = Queue({key: {} for key in "ab"})
+        for life in range(9):
+            assert queue.take(0, f"t{life}") == ("a", {})
+        assert not queue.errors
+
+    def test_the_loss_of_a_machine_does_not_count(self) -> None:
+        queue = Queue({"a": {}})
+        for life in range(9):
+            queue.take(0, f"t{life}")
+            queue.ended({0: End("machine", "its node has died")})
+        assert (queue.errors, queue.patience()) == ({}, 0)
+
+    def test_a_team_that_raises_has_failed_and_one_that_dies_is_lost(self) -> None:
+        """The first to complain knows best why. A machine lost beside an exception counts for nothing."""
+        for kind, status in (("raised", "failed"), ("died", "lost")):
+            queue = Queue({"a": {}}, team=True)
+            for life in range(4):
+                assert queue.take(0, f"t{life}") == (None if life == 3 else ("a", {}))
+                queue.complain("a", "ImportError: no such module")
+                queue.ended({0: End("raised", "ImportError: no such module"), 1: End("machine", "its node has died")})
+                queue.ended({0: End("raised", "RuntimeError: of no account"), 1: End(kind, "exit code 9")})  # type: ignore[arg-type]
+            found, reason = queue.errors["a"]
+            assert found == status
+            assert ("no such module" if status == "failed" else "exit code 9") in reason
+
+    def test_waits_grow_until_something_is_done(self) -> None:
+        queue = Queue({"a": {}, "b": {}})
+        waits = []
+        for _ in range(8):
+            queue.ended({3: End("died", "x")})
+            waits.append(queue.patience())
+        assert waits == [1, 2, 4, 8, 16, 32, 60, 60]
+        queue.progress("a", 1)
+        assert queue.patience() == 0
 
 
 @pytest.mark.parametrize(

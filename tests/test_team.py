@@ -66,7 +66,11 @@ def _member(rank: int, size: int, port: int, path: str, function: Any, arguments
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     dist.init_process_group("gloo", rank=rank, world_size=size)
     torch.save(function(Team(rank, size), *arguments), path)
+    dist.barrier()
     dist.destroy_process_group()
+    # DistributedDataParallel keeps the group's threads alive all the same, and one of them that frees a tensor while the
+    # interpreter goes down aborts the process. A worker of Ray Train ends its interpreter after its results are told.
+    os._exit(0)
 
 
 def _learn(team: Team, count: int) -> tuple[list[float], dict[str, Tensor]]:

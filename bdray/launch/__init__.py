@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 # Read by Ray when it is imported: no phoning home, Train polls its workers five times a second instead of every two seconds
 # and shows its runs in Ray's dashboard, Ctrl-C reaches us instead of Tune's own handler, and Tune is quiet: the display is
-# ours.
+# ours, and what a trial raised stands in its row.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
 os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", "1")
 os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+os.environ.setdefault("TUNE_PRINT_ALL_TRIAL_ERRORS", "0")
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 
 if TYPE_CHECKING:

@@ -1,11 +1,15 @@
 """A fixed list of cells, on Ray Tune: a fraction of a GPU or a few CPUs each, in workers that stay, with their data loaded."""
 
+import time
+from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from ray import tune
 
 from bdray.experiment import unfinished_row
+from bdray.launch.ends import End, end_of
 from bdray.launch.expand import Cell
 from bdray.launch.watch import Watch
 from bdray.launch.work import AWAY, LIVES, REFUSED, SHOWN, Work, run_cell
@@ -16,15 +20,18 @@ AT_ONCE = 500
 """Cells in one call of Tune, whose memory and snapshots grow with them; the rows are compacted in between."""
 
 
-def run_cells(cells: list[Cell], again: set[str], work: Work, store: Store, slots: int, watch: Watch) -> tuple[int, list[Cell]]:
-    """Run every cell and store its row; how many failed, and which ones another launch is running just now. The keys in
-    `again` are run although their row says failed.
+def run_cells(
+    cells: list[Cell], again: set[str], work: Work, store: Store, slots: int, watch: Watch
+) -> tuple[Counter[str], list[Cell]]:
+    """Run every cell and store its row; how many ended with which status, and which ones are still to be run: another launch
+    is running them just now, or the last that happened to them was the loss of a machine. The keys in `again` are run although
+    their row says failed.
 
     Raises BadInput where the store takes no more rows.
     """
     # Cells of one data set stand together: a worker keeps the last two that it read.
     cells = sorted(cells, key=lambda cell: (cell.experiment.task.data.key(), cell.victim))
-    failed, away = 0, []
+    ended, left = Counter[str](), []
     size = max(AT_ONCE, 20 * slots)
     for start in range(0, len(cells), size):
         part = cells[start : start + size]
@@ -41,22 +48,30 @@ def run_cells(cells: list[Cell], again: set[str], work: Work, store: Store, slot
         for result in results:
             cell = part[result.config["cell"][0]]
             status = (result.metrics or {}).get("status")
+            if status is None:
+                end = end_of(result.error)
+                status = AWAY if end.kind == "machine" else end.status
+                if status != AWAY:
+                    row = unfinished_row(cell.experiment, work.sweep, status, said(end))
+                    store.put_row(row)
+                    watch.cell({name: getattr(row, name) for name in SHOWN})
             if status == AWAY:
-                away.append(cell)
-            elif status is None:
-                reason = f"its worker died {LIVES} times, perhaps out of memory"
-                row = unfinished_row(cell.experiment, work.sweep, "failed", reason)
-                store.put_row(row)
-                watch.cell({name: getattr(row, name) for name in SHOWN})
-            failed += status in (None, "failed")
+                left.append(cell)
+            ended[status] += 1
         if start + size < len(cells):
             store.compact(work.sweep)
-    return failed, away
+    return ended, left
+
+
+def said(end: End) -> str:
+    """Why a trial that had `LIVES` lives has no row."""
+    return end.reason if end.kind == "raised" else f"its worker died {LIVES} times: {end.reason}"
 
 
 def _trial(config: dict[str, Any]) -> dict[str, Any]:
     """One cell. The row is written here, by `run`; Tune only hears how it ended."""
     _, cell, again = config["cell"]
+    time.sleep(config["work"].wait)
     row = run_cell(cell, config["work"], again)
     return {name: row[name] for name in SHOWN if row.get(name) is not None}
 
@@ -68,6 +83,19 @@ class Listener(tune.Callback):
 
     def __init__(self, watch: Watch) -> None:
         self.watch = watch
+        self.deaths: Counter[str] = Counter()
+
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Tune has counted a failure, and will start the trial again: the loss of a machine does not count, and after anything
+        else the trial waits, longer each time."""
+        self.deaths[trial.trial_id] += end_of(trial.get_pickled_error()).kind != "machine"
+        deaths = self.deaths[trial.trial_id]
+        trial.max_failures = trial.num_failures - deaths + LIVES - 1
+        trial.config = self.delayed(trial.config, 2.0 ** (deaths - 1) if deaths else 0.0)
+
+    def delayed(self, config: dict[str, Any], seconds: float) -> dict[str, Any]:
+        """A trial's configuration, with a wait before its start."""
+        return {**config, "work": replace(config["work"], wait=seconds)}
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self.show(trials)

@@ -3,7 +3,9 @@
 import contextlib
 import logging
 import os
+import site
 import socket
+import threading
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,12 +18,15 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 import bdray
 from bdray.launch import growth
 from bdray.launch.sweep import Sweep
+from bdray.launch.vigil import vigil
+from bdray.signals import kept
 from bdray.spec import BadInput
 from bdray.store import Store
 from bdray.task import Task
 
 REACH_SECONDS = 5.0
 PROBE_SECONDS = 120.0
+STOP_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -61,14 +66,31 @@ def connected(address: str | None, store: Store, root: Path) -> Iterator[Resourc
     address = address or os.environ.get("RAY_ADDRESS") or None
     ours = not ray.is_initialized()
     if ours:
-        _start(address)
+        # Ray takes SIGTERM for itself. Its workers look for modules in the working folder before all others, and would find
+        # there what this process did not import.
+        with kept(), contextlib.chdir(_neutral()):
+            _start(address)
     try:
         if address or not ours:
             _probe_nodes(store, root)
-        yield _resources()
+        with vigil():
+            yield _resources()
     finally:
         if ours:
-            ray.shutdown()
+            _stop()
+
+
+def _neutral() -> str:
+    """A folder from which workers import the bdray that this process has, and nothing that it has not."""
+    folder = str(Path(str(bdray.__file__)).parent.parent)
+    return os.path.abspath(os.sep) if folder in site.getsitepackages() else folder
+
+
+def _stop() -> None:
+    """Ray's own end, which may wait for ever for a Ray that is dead."""
+    thread = threading.Thread(target=ray.shutdown, daemon=True)
+    thread.start()
+    thread.join(STOP_SECONDS)
 
 
 def _start(address: str | None) -> None:

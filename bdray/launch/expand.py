@@ -1,13 +1,17 @@
 """A sweep's space -> the fixed list of its cells. The same sweep is always the same list, and a larger one is a superset of a
 smaller one: more grid members, seeds or samples only add cells."""
 
+import contextlib
 import hashlib
 import itertools
 import json
+import os
 import runpy
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -133,13 +137,16 @@ def draw(node: Any, seed: int, number: int, path: str) -> Any:
 
 
 def read_sweep(path: str) -> Sweep:
-    """The sweep that a Python file defines. Raises BadInput where it is not there, does not run, or defines none."""
+    """The sweep that a Python file defines, which may import what is beside it, as one that Python runs may. Raises BadInput
+    where it is not there, does not run, or defines none."""
     file = Path(path)
     if not file.is_file():
         near = sorted(p.as_posix() for p in Path("sweeps").glob("*.py") if p.name != "__init__.py")
         raise BadInput(f"no sweep file {path!r}; " + (f"there is {', '.join(near)}" if near else "give the path of one"))
+    folder = str(file.resolve().parent)
     try:
-        values = runpy.run_path(str(file))
+        with _beside(folder):
+            values = runpy.run_path(str(file))
     except SyntaxError as error:
         raise BadInput(f"{path} line {error.lineno} does not parse: {error.msg}; mend that line") from None
     except BadInput:
@@ -150,7 +157,34 @@ def read_sweep(path: str) -> Sweep:
     sweeps = [value for value in values.values() if isinstance(value, Sweep)]
     if len(sweeps) != 1:
         raise BadInput(f"{path} defines {len(sweeps) or 'no'} sweeps, expected one, as in `sweep = Sweep(space={{...}})`")
-    return sweeps[0] if sweeps[0].name else replace(sweeps[0], name=file.stem)
+    return replace(sweeps[0], name=sweeps[0].name or file.stem, folder=folder)
+
+
+@contextlib.contextmanager
+def _beside(folder: str) -> Iterator[None]:
+    """Modules are looked for in this folder first, and after this last of all. Those that were found there are forgotten: what
+    is made of them reaches Ray's workers by value, whatever their machines have, and another sweep's are its own."""
+    before = set(sys.modules)
+    sys.path.insert(0, folder)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ValueError):  # the file may have changed it, too
+            sys.path.remove(folder)
+        if folder not in sys.path:
+            sys.path.append(folder)
+        roots = {name.partition(".")[0] for name in sys.modules.keys() - before} - before
+        own = {name for name in roots if name in sys.modules and _home(sys.modules[name]) == folder}
+        for name in [name for name in sys.modules if name.partition(".")[0] in own]:
+            del sys.modules[name]
+
+
+def _home(module: ModuleType) -> str:
+    """The folder that a module or a package stands in; empty where it stands in none."""
+    path = getattr(module, "__file__", None) or next(iter(getattr(module, "__path__", [])), "")
+    if hasattr(module, "__path__") and getattr(module, "__file__", None):
+        path = os.path.dirname(path)
+    return os.path.dirname(os.path.realpath(path)) if path else ""
 
 
 def _line_in(error: BaseException, file: Path) -> str:

@@ -11,8 +11,8 @@ from ray.util.metrics import Gauge
 from bdray.launch.tally import Tally, is_number
 
 GAUGES: dict[str, tuple[str, tuple[str, ...]]] = {
-    "bdray_cells": ("cells of a sweep, by state: done, failed, skipped, running, missing", ("sweep", "state")),
-    "bdray_victims": ("victims that a launch trains, by state: done, failed, running, missing", ("sweep", "state")),
+    "bdray_cells": ("cells of a sweep, by state: done, failed, lost, skipped, running, missing", ("sweep", "state")),
+    "bdray_victims": ("victims that a launch trains, by state: done, failed, lost, running, missing", ("sweep", "state")),
     "bdray_victim_epochs": ("epochs of those victims, by state: done, missing", ("sweep", "state")),
     "bdray_trials": ("trials of an adaptive search, by state: done, stopped, failed, missing", ("sweep", "state")),
     "bdray_best_objective": ("best objective so far, of the trials or else the cells of a launch", ("sweep", "objective")),
@@ -44,11 +44,10 @@ class Gauges:
 
     def count(self, tally: Tally) -> None:
         """Cells, victims and trials by state, and the best objective."""
-        ended = tally.done + tally.failed + tally.skipped
-        cells = {"done": tally.done, "failed": tally.failed, "skipped": tally.skipped, "running": tally.running}
-        self._states("bdray_cells", {**cells, "missing": max(0, tally.cells - ended - tally.running)})
+        cells = {name: getattr(tally, name) for name in ("done", "failed", "lost", "skipped", "running")}
+        self._states("bdray_cells", {**cells, "missing": max(0, tally.cells - sum(cells.values()))})
         if tally.victims:
-            victims = {"done": tally.victims_done, "failed": tally.victims_failed, "running": tally.victims_running}
+            victims = {name: getattr(tally, f"victims_{name}") for name in ("done", "failed", "lost", "running")}
             self._states("bdray_victims", {**victims, "missing": max(0, tally.victims - sum(victims.values()))})
             missing = max(0, tally.epochs - tally.epochs_done)
             self._states("bdray_victim_epochs", {"done": tally.epochs_done, "missing": missing})

@@ -8,6 +8,7 @@ import random
 import tempfile
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,6 +45,8 @@ class Plan:
     """Keys with a row that says done or skipped."""
     failed: list[str] = field(default_factory=list)
     """Keys with a row that says failed; run once more only if asked to."""
+    lost: list[str] = field(default_factory=list)
+    """Of the missing: keys with a row that says lost."""
     elsewhere: list[str] = field(default_factory=list)
     """Keys of finished rows of other sweeps for cells of this one: taken over, not run again."""
     missing: list[Cell] = field(default_factory=list)
@@ -55,6 +58,8 @@ class Plan:
     """Victims to train, by key."""
     past: Past = field(default_factory=Past)
     """Of a search."""
+    ended: Counter[str] = field(default_factory=Counter)
+    """How many cells (of a search: settings) a launch of this plan ended in which way."""
 
     @property
     def trials(self) -> int:
@@ -69,18 +74,20 @@ class Plan:
     def sentence(self) -> str:
         """One line for a person."""
         victims = f"{len(self.victims)} victims to train"
+        number = self.past.lost if self.sweep.searches else len(self.lost)
+        lost = f" ({number} lost)" if number else ""
         if self.sweep.searches:
             states = [trial.state for trial in self.past.over]
             ended = "".join(f"{states.count(state)} {state}, " for state in ("finished", "stopped", "failed"))
             return (
                 f"{self.sweep.name}: {self.sweep.samples} settings on a panel of {len(members(self.sweep))}, "
-                f"{ended.replace('stopped', 'stopped early')}{self.trials} missing, {victims}"
+                f"{ended.replace('stopped', 'stopped early')}{self.trials} missing{lost}, {victims}"
             )
         done = len(self.done) + len(self.elsewhere)
         failed = f"{len(self.failed)} failed, " if self.failed else ""
         return (
             f"{self.sweep.name}: {done + len(self.failed) + len(self.missing) + len(self.skipped)} cells, {done} done, {failed}"
-            f"{len(self.skipped)} skipped, {len(self.missing)} missing, {victims}"
+            f"{len(self.skipped)} skipped, {len(self.missing)} missing{lost}, {victims}"
         )
 
 
@@ -103,7 +110,8 @@ def _plan_cells(found: Plan, store: Store, root: Path, retry_failed: bool) -> No
         status = mine.get(cell.key)
         digests.add(cell, f"the row {cell.key}", made_from.get(cell.key))
         wanting = status == "done" and not _has(proxies.get(cell.key, ""), found.sweep)
-        if status is not None and not wanting and not (retry_failed and status == "failed"):
+        again = status == "lost" or (retry_failed and status == "failed")
+        if status is not None and not wanting and not again:
             (found.failed if status == "failed" else found.done).append(cell.key)
         elif status is None and others.get(cell.key) in ("done", "skipped"):
             found.elsewhere.append(cell.key)
@@ -115,6 +123,8 @@ def _plan_cells(found: Plan, store: Store, root: Path, retry_failed: bool) -> No
             found.missing.append(cell)
             if status == "failed":
                 found.again.add(cell.key)
+            if status == "lost":
+                found.lost.append(cell.key)
     _add_victims(found, found.missing, store)
     digests.check()
 
@@ -153,7 +163,8 @@ def _plan_search(found: Plan, store: Store, root: Path, retry_failed: bool) -> N
     found.past = past(sweep, store)
     if retry_failed:
         retried = [trial for trial in found.past.over if trial.state == "failed"]
-        found.past = Past([t for t in found.past.over if t not in retried], [t.setting for t in retried] + found.past.open)
+        over = [t for t in found.past.over if t not in retried]
+        found.past = Past(over, [t.setting for t in retried] + found.past.open, found.past.lost)
     if found.trials:
         checked = _Checked(root)
         cells = cells_of(sweep, drawn(sweep, 0))
@@ -216,7 +227,8 @@ class _Checked:
 
 
 def launch(found: Plan, store: Store, root: Path, address: str | None = None) -> int:
-    """Do what a plan says is missing; the number of cells (of a search: settings) that failed now. The workers write the rows.
+    """Do what a plan says is missing; the number of cells (of a search: settings) that failed or were lost now: `found.ended`
+    has them apart. The workers write the rows.
 
     What another launch is doing just now is left to it, and waited for. Raises BadInput where this Ray can never give a cell
     what it asks for, where its machines cannot do the work, and where the store takes no more.
@@ -228,7 +240,6 @@ def launch(found: Plan, store: Store, root: Path, address: str | None = None) ->
             store.put_row(dataclasses.replace(of_record(record), sweep=sweep.name))
     for experiment, reason in found.skipped:
         store.put_row(unfinished_row(experiment, sweep.name, "skipped", reason))
-    failed = 0
     if found.todo:
         claims = Claims(store.files, uuid.uuid4().hex)
         with (
@@ -248,10 +259,11 @@ def launch(found: Plan, store: Store, root: Path, address: str | None = None) ->
                 cpus=cpus,
                 gpus=gpus,
                 proxies=sweep.aim.proxies if sweep.searches else (),
+                imports=(sweep.folder,) if sweep.folder else (),
             )
-            failed = _Driver(found, store, root, work, resources, claims, watch).run()
+            found.ended = _Driver(found, store, root, work, resources, claims, watch).run()
     store.compact(sweep.name)
-    return failed
+    return found.ended["failed"] + found.ended["lost"]
 
 
 @dataclass
@@ -266,36 +278,39 @@ class _Driver:
     claims: Claims
     watch: Watch
 
-    def run(self) -> int:
-        """Victims, then cells, and again what another launch had and did not finish; how many failed."""
+    def run(self) -> Counter[str]:
+        """Victims, then cells, and again what another launch had and did not finish; how many ended in which way."""
         errors = self._victims(self.found.victims)
         slots = self.resources.slots(self.work.cpus, self.work.gpus)
         if self.found.sweep.searches:
             if errors:
-                key, error = next(iter(errors.items()))
-                raise BadInput(f"the panel's victim {key} could not be trained: {error}")
+                key, (status, error) = next(iter(errors.items()))
+                cure = "; the same command tries it again" if status == "lost" else ""
+                raise BadInput(f"the panel's victim {key} {_untrained(status)}: {error}{cure}")
             return run_search(self.found.sweep, self.found.past, self.work, self.store, slots, self.watch)
-        failed, left = 0, list(self.found.missing)
+        ended, left = Counter[str](), list(self.found.missing)
         while left:
             for cell in [cell for cell in left if cell.victim in errors]:
-                self._fail(cell, f"its victim could not be trained: {errors[cell.victim]}")
-                failed += 1
+                status, error = errors[cell.victim]
+                self._end(cell, status, f"its victim {_untrained(status)}: {error}")
+                ended[status] += 1
             ready = [cell for cell in left if cell.victim not in errors]
             if not ready:
                 break
             count, left = run_cells(ready, self.found.again, self.work, self.store, slots, self.watch)
-            failed += count
+            ended += count
             left = self._wait(left)
-        return failed
+        return ended
 
-    def _fail(self, cell: Cell, reason: str) -> None:
-        row = unfinished_row(cell.experiment, self.work.sweep, "failed", reason)
+    def _end(self, cell: Cell, status: str, reason: str) -> None:
+        row = unfinished_row(cell.experiment, self.work.sweep, status, reason)
         self.store.put_row(row)
         self.watch.cell({name: getattr(row, name) for name in SHOWN})
 
-    def _victims(self, victims: dict[str, Experiment]) -> dict[str, str]:
-        """Train them, and wait for those that another launch is training; the errors by key."""
-        errors: dict[str, str] = {}
+    def _victims(self, victims: dict[str, Experiment]) -> dict[str, tuple[str, str]]:
+        """Train them, and wait for those that another launch is training; the status and the reason of those that are not to
+        be had, by key."""
+        errors: dict[str, tuple[str, str]] = {}
         left = dict(victims)
         while left:
             errors |= train_victims(left, self.work, self.store, self.resources, self.watch)
@@ -311,6 +326,7 @@ class _Driver:
             held = self.claims.held("cell", [cell.key for cell in left])
             index = self.store.index(self.work.sweep)
             statuses = dict(zip(index["key"].to_pylist(), index["status"].to_pylist(), strict=True))
+            statuses = {key: status for key, status in statuses.items() if status != "lost"}
             for cell in [cell for cell in left if cell.key in statuses and cell.key not in held]:
                 self.watch.cell({"key": cell.key, "status": statuses[cell.key]})
                 left.remove(cell)
@@ -319,6 +335,10 @@ class _Driver:
             if left:
                 time.sleep(WAIT_SECONDS * (1 + random.random()))
         return left
+
+
+def _untrained(status: str) -> str:
+    return "was lost" if status == "lost" else "could not be trained"
 
 
 def _watch(found: Plan) -> Watch:

@@ -4,6 +4,8 @@ step is a victim judged; what a scheduler stops early is told to the searcher, a
 import contextlib
 import dataclasses
 import math
+import time
+from collections import Counter
 from typing import Any
 
 from optuna.samplers import TPESampler
@@ -12,11 +14,13 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
 from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
-from bdray.launch.cells import Listener, fit
+from bdray.launch.cells import Listener, fit, said
+from bdray.launch.ends import end_of
 from bdray.launch.expand import Cells
 from bdray.launch.settings import Setting, cells_of, domains, drawn, members, setting_key
 from bdray.launch.study import Study
 from bdray.launch.sweep import Sweep
+from bdray.launch.tally import said_setting
 from bdray.launch.watch import Watch
 from bdray.launch.work import AWAY, REFUSED, SHOWN, Work, run_cell
 from bdray.seeds import seed_of
@@ -32,6 +36,8 @@ class Past:
     over: list[Trial] = dataclasses.field(default_factory=list)
     open: list[Setting] = dataclasses.field(default_factory=list)
     """Settings that were cut off, or judged on another panel: judged first."""
+    lost: int = 0
+    """How many of the open ones were lost with their workers."""
 
 
 def past(sweep: Sweep, store: Store) -> Past:
@@ -47,13 +53,14 @@ def past(sweep: Sweep, store: Store) -> Past:
                 found.over.append(trial)
             elif trial.setting not in found.open:
                 found.open.append(trial.setting)
+                found.lost += trial.state == "lost"
     done = [trial.setting for trial in found.over]
     found.open = [setting for setting in found.open if setting not in done]
     return found
 
 
-def run_search(sweep: Sweep, before: Past, work: Work, store: Store, slots: int, watch: Watch) -> int:
-    """Judge settings until the sweep has as many as it asks for; how many failed.
+def run_search(sweep: Sweep, before: Past, work: Work, store: Store, slots: int, watch: Watch) -> Counter[str]:
+    """Judge settings until the sweep has as many as it asks for; how many ended in which state.
 
     Raises BadInput where the store takes no more rows.
     """
@@ -74,7 +81,7 @@ def run_search(sweep: Sweep, before: Past, work: Work, store: Store, slots: int,
     if not aim.front:
         options |= {"metric": "value", "mode": "max"}
     fit(_trial, listener, work, space, scheduler=_scheduler(sweep, size), **options)
-    return listener.failed
+    return listener.ended
 
 
 def _searcher(sweep: Sweep, number: int, store: Store) -> Searcher:
@@ -104,9 +111,9 @@ class _Job:
 def _trial(config: dict[str, Any]) -> None:
     """One setting: its panel's cells in turn, each a row; after each the objective over those so far."""
     job: _Job = config["job"]
-    setting: Setting = config["setting"] if "setting" in config else {p: v for p, v in config.items() if p != "job"}
-    setting = {path: getattr(value, "item", lambda value=value: value)() for path, value in setting.items()}
+    setting = _setting(config)
     sweep, work = job.sweep, job.work
+    time.sleep(work.wait)
     nothing = dict.fromkeys(("value", "utility", "left"), math.nan)
     about: dict[str, Any] = {"setting": setting, "step": 0}
     try:
@@ -131,10 +138,15 @@ def _trial(config: dict[str, Any]) -> None:
         tune.report({**about, **values, "row": {**shown, "objective": sweep.aim.score(row)}, "status": "running"})
 
 
+def _setting(config: dict[str, Any]) -> Setting:
+    """What a trial judges."""
+    setting = config["setting"] if "setting" in config else {p: v for p, v in config.items() if p != "job"}
+    return {path: getattr(value, "item", lambda value=value: value)() for path, value in setting.items()}
+
+
 def _awaited(config: Config, work: Work) -> dict[str, Any]:
     """The row of a cell, waited for where another launch is running it."""
     import random
-    import time
 
     while (row := run_cell(config, work))["status"] == AWAY:
         time.sleep(1 + random.random())
@@ -169,7 +181,7 @@ class _Listener(Listener):
     def __init__(self, sweep: Sweep, store: Store, watch: Watch, size: int, before: int) -> None:
         super().__init__(watch)
         self.sweep, self.store, self.size = sweep, store, size
-        self.number, self.failed = before, 0
+        self.number, self.ended = before, Counter[str]()
         self.last: dict[str, dict[str, Any]] = {}
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:
@@ -181,24 +193,32 @@ class _Listener(Listener):
         self.show(trials)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._end(self.last.pop(trial.trial_id, None), trial)
+        result = self.last.pop(trial.trial_id, {})
+        self._end(_state(result, self.size), result, trial)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self.last.pop(trial.trial_id, None)
-        self._end(None, trial)
+        end = end_of(trial.get_pickled_error())
+        self.watch.say(f"{end.status} setting {said_setting(_setting(trial.config))}: {said(end)}")
+        self._end(end.status, self.last.pop(trial.trial_id, {}), trial)
 
-    def _end(self, result: dict[str, Any] | None, trial: Any) -> None:
-        self.number += 1
-        state = _state(result, self.size)
-        self.failed += state == "failed"
-        result = result or {}
-        setting = result.get("setting") or {}
-        value = None if self.sweep.front or state == "failed" else result.get("value")
-        if result.get("cells") and not self.refused:
-            scores = {name: result.get(name) for name in ("utility", "left")} if state != "failed" else {}
-            cells = cells_of(self.sweep, setting)
-            put_trial(self.store, _about(self.sweep, cells, setting, state, step=result["step"], value=value, **scores))
-        self.watch.trial(self.number, self.sweep.samples, value, state == "stopped", setting, failed=state == "failed")
+    def delayed(self, config: dict[str, Any], seconds: float) -> dict[str, Any]:
+        job: _Job = config["job"]
+        return {**config, "job": dataclasses.replace(job, work=dataclasses.replace(job.work, wait=seconds))}
+
+    def _end(self, state: str, result: dict[str, Any], trial: Any) -> None:
+        self.number += state != "lost"
+        self.ended[state] += 1
+        judged = state not in ("failed", "lost")
+        setting = _setting(trial.config)
+        value = result.get("value") if judged and not self.sweep.front else None
+        with contextlib.suppress(BadInput):  # a setting that cannot be built has no cells
+            if not self.refused:
+                scores = {name: result.get(name) for name in ("utility", "left")} if judged else {}
+                cells = cells_of(self.sweep, setting)
+                about = _about(self.sweep, cells, setting, state, step=result.get("step", 0), value=value, **scores)
+                put_trial(self.store, about)
+        if state != "lost":
+            self.watch.trial(self.number, self.sweep.samples, value, state == "stopped", setting, state == "failed")
 
 
 class _Honest(Searcher):

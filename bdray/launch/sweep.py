@@ -56,6 +56,9 @@ class Sweep:
     """Search utility and what is left of the backdoor as two objectives: with `training` the agreement with the labels that
     were kept, and with those that were flagged."""
 
+    folder: str = ""
+    """Of the file that defines it: what it imports from there is looked for there on the workers, too."""
+
     def __post_init__(self) -> None:
         for name, kind, least, words in (
             ("samples", int, 1, "a whole number, at least 1"),

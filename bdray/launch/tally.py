@@ -24,8 +24,10 @@ class Tally:
     objective: str
     mode: str
     running: int = 0
+    lost: int = 0
     victims_done: int = 0
     victims_failed: int = 0
+    victims_lost: int = 0
     victims_running: int = 0
     epochs_done: int = 0
     trials: int = 0
@@ -41,13 +43,13 @@ class Tally:
     idle: float = 0.0
     """When the launch was made, or last told of its victims: what is heard of next has begun then."""
 
-    def take_victims(self, epochs: int, running: int, finished: int, failed: int, now: float) -> None:
+    def take_victims(self, epochs: int, running: int, finished: int, failed: int, now: float, lost: int = 0) -> None:
         """Totals so far. A victim that goes on where an earlier launch left it reports its old epochs at once: of what comes
         between two looks, no more than an epoch a worker was done in this launch."""
         self._work("victims", max(0, min(epochs - self.epochs_done, max(1, running))))
         self.idle = now
         self.epochs_done, self.victims_running = epochs, running
-        self.victims_done, self.victims_failed = finished - failed, failed
+        self.victims_done, self.victims_failed, self.victims_lost = finished - failed - lost, failed, lost
 
     def take_cell(self, row: Mapping[str, Any]) -> None:
         """One more cell ended."""
@@ -56,6 +58,7 @@ class Tally:
         self._work("cells", status == "done")
         self.done += status == "done"
         self.failed += status == "failed"
+        self.lost += status == "lost"
         self.skipped += status == "skipped"
         if status == "done" and not self.trials:
             self._judge(row)
@@ -113,17 +116,20 @@ class Tally:
             return self.epochs, self.epochs_done
         if self.trials_of:
             return self.trials_of, self.trials
-        return self.cells, self.done + self.failed + self.skipped
+        return self.cells, self.done + self.failed + self.skipped + self.lost
 
     def text(self, phase: str) -> str:
         """The counts of a phase, for a person."""
         if phase == "victims":
+            lost = f"{self.victims_lost} lost, " if self.victims_lost else ""
             return (
                 f"victims {self.victims_done}/{self.victims} done, {self.victims_running} running, "
-                f"{self.victims_failed} failed, {self.epochs_done}/{self.epochs} epochs"
+                f"{self.victims_failed} failed, {lost}{self.epochs_done}/{self.epochs} epochs"
             )
         of = f"/{self.cells}" if self.cells else ""
         words = [f"cells {self.done}{of} done", f"{self.running} running", f"{self.failed} failed"]
+        if self.lost:
+            words.append(f"{self.lost} lost")
         if self.skipped:
             words.append(f"{self.skipped} skipped")
         if self.trials:

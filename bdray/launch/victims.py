@@ -4,6 +4,7 @@ last epoch that the store holds; a lost queue is begun anew, and what it forgot 
 
 import contextlib
 import threading
+import time
 import uuid
 from collections.abc import Iterator
 from typing import Any
@@ -18,6 +19,7 @@ from ray.util.placement_group import PlacementGroup
 from bdray.board import Board
 from bdray.experiment import Experiment, backdoor
 from bdray.launch.connect import Resources
+from bdray.launch.ends import End, end_of, first
 from bdray.launch.watch import Watch
 from bdray.launch.work import LIVES, Work
 from bdray.refusal import Refused
@@ -29,31 +31,41 @@ PATIENCE = 6 * 3600
 """Seconds that the workers of a team wait for each other: one of them may be training a surrogate."""
 
 
-class Queue:
-    """Who trains which victim. A worker's unfinished claim goes back when the worker of its rank is replaced, until it was
-    lost `LIVES` times without an epoch done: then the victim has an error, and the others go on. Ray may call a method twice,
-    and begins a lost queue anew, with every victim pending: those that are done are found in the store, those in training are
-    claimed there."""
+GIVE_UP = 6
+"""How often in a row the training of a group may end with nothing to show for it, and no victim to blame."""
+LONGEST_WAIT = 60.0
+"""Seconds between two attempts, at the most."""
 
-    def __init__(self, jobs: dict[str, Config]) -> None:
-        self.jobs = jobs
+
+def wait(times: int) -> float:
+    """Seconds before the next attempt, after so many in a row that showed nothing: whatever ended them may pass."""
+    return min(LONGEST_WAIT, 2.0 ** (times - 1)) if times > 0 else 0.0
+
+
+class Queue:
+    """Who trains which victim. A worker's unfinished claim goes back when the worker of its rank is replaced. What ended the
+    worker counts for the victim that it had, and for no other: after `LIVES` ends without an epoch done the victim is lost, or
+    failed if each time it raised, and the others go on. Ray may call a method twice, and begins a lost queue anew, with every
+    victim pending: those that are done are found in the store, those in training are claimed there."""
+
+    def __init__(self, jobs: dict[str, Config], team: bool = False) -> None:
+        """`team`: all workers train one victim, which the one of rank 0 has taken."""
+        self.jobs, self.team = jobs, team
         self.pending = list(jobs)
         self.claims: dict[int, tuple[str, str]] = {}
         self.epochs = dict.fromkeys(jobs, 0)
-        self.lost = dict.fromkeys(jobs, 0)
+        self.ends: dict[str, list[End]] = {key: [] for key in jobs}
         self.finished: set[str] = set()
-        self.errors: dict[str, str] = {}
+        self.errors: dict[str, tuple[str, str]] = {}
         self.reasons: dict[str, str] = {}
         self.refused = ""
+        self.counted = self.idle = 0
 
     def take(self, rank: int, token: str) -> tuple[str, Config] | None:
         """The next victim for the worker of this rank; the token tells a restarted worker from the one before it."""
         claim = self.claims.pop(rank, None)
         if claim is not None and claim[1] not in self.finished:
-            if claim[0] == token:
-                self.pending.insert(0, claim[1])
-            else:
-                self._give_back(claim[1])
+            self.pending.insert(0, claim[1])
         self.pending = [key for key in self.pending if key not in self.finished]
         if not self.pending or self.refused:
             return None
@@ -61,13 +73,34 @@ class Queue:
         self.claims[rank] = (token, key)
         return key, self.jobs[key]
 
-    def _give_back(self, key: str) -> None:
-        self.lost[key] += 1
-        reason = self.reasons.pop(key, "perhaps out of memory")
-        if self.lost[key] < LIVES:
-            self.pending.insert(0, key)
+    def ended(self, ends: dict[int, tuple[str, str]]) -> None:
+        """Workers of these ranks ended so, as kind and reason; Ray Train replaces the whole group. The loss of a machine counts
+        for nobody."""
+        found = {rank: End(kind, reason) for rank, (kind, reason) in ends.items()}  # type: ignore[arg-type]
+        if self.team:
+            found = {0: first(found.values())}
+        self.idle += all(end.kind != "machine" for end in found.values())
+        for rank, end in found.items():
+            key = self.claims[rank][1] if rank in self.claims else ""
+            if key and key not in self.finished and end.kind != "machine":
+                self._count(key, end)
+
+    def _count(self, key: str, end: End) -> None:
+        self.counted += 1
+        ends = self.ends[key]
+        # The first of a team to complain knows best why, unless one of it was simply gone.
+        said = self.reasons.pop(key, "")
+        ends.append(End(end.kind, said) if said and end.kind == "raised" else end)
+        if len(ends) < LIVES:
+            return
+        if all(end.kind == "raised" for end in ends):
+            self.finish(key, f"it raised {LIVES} times before another epoch was done: {ends[-1].reason}")
         else:
-            self.finish(key, f"its worker died {LIVES} times before another epoch was done: {reason}")
+            self.finish(key, f"its worker died {LIVES} times before another epoch was done: {first(ends).reason}", "lost")
+
+    def patience(self) -> float:
+        """Seconds that a new worker waits before it asks for its first victim: longer after each end in a row."""
+        return wait(self.idle)
 
     def complain(self, key: str, reason: str) -> None:
         """One of a team cannot go on; the first to say so knows best why."""
@@ -76,13 +109,16 @@ class Queue:
     def progress(self, key: str, epoch: int) -> None:
         """An epoch is done."""
         if epoch > self.epochs[key]:
-            self.epochs[key], self.lost[key] = epoch, 0
+            self.epochs[key], self.idle = epoch, 0
+            self.ends[key].clear()
 
-    def finish(self, key: str, error: str = "") -> None:
-        """A victim is in the store, cannot be trained, or is another launch's just now."""
+    def finish(self, key: str, error: str = "", status: str = "failed") -> None:
+        """A victim is in the store, cannot be trained, is lost, or is another launch's just now."""
         self.finished.add(key)
         if error:
-            self.errors[key] = error
+            self.errors[key] = status, error
+        else:
+            self.idle = 0
 
     def refuse(self, error: str) -> None:
         """The store takes no more: nobody gets another victim, and the launch is to end with this."""
@@ -92,10 +128,27 @@ class Queue:
         """Why the launch is to end; empty if it is not."""
         return self.refused
 
-    def state(self) -> tuple[int, int, int, dict[str, str]]:
-        """Epochs done, victims in training, victims finished, errors by key."""
+    def state(self) -> tuple[int, int, int, dict[str, tuple[str, str]]]:
+        """Epochs done, victims in training, victims finished, and why some are not to be had, as status and reason by key."""
         running = sum(key not in self.finished for _, key in self.claims.values())
         return sum(self.epochs.values()), running, len(self.finished), self.errors
+
+    def shown(self) -> tuple[int, int, int]:
+        """What only grows as long as the training gets anywhere: victims finished, epochs done, ends that a victim is to blame
+        for."""
+        return len(self.finished), sum(self.epochs.values()), self.counted
+
+
+class _Ends(ray.train.UserCallback):
+    """In Ray Train's controller: tells the queue how workers ended."""
+
+    def __init__(self, queue: Any) -> None:
+        self.queue = queue
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        ends = {rank: tuple(end_of(error)) for rank, error in worker_exceptions.items()}
+        with contextlib.suppress(ray.exceptions.RayError):  # a lost queue has forgotten whose they were
+            ray.get(self.queue.ended.remote(ends))
 
 
 class Progress:
@@ -104,14 +157,16 @@ class Progress:
     def __init__(self, watch: Watch) -> None:
         self.watch = watch
         self.epochs = self.finished = 0
-        self.errors: dict[str, str] = {}
+        self.errors: dict[str, tuple[str, str]] = {}
 
-    def show(self, epochs: int, running: int, finished: int, errors: dict[str, str]) -> None:
+    def show(self, epochs: int, running: int, finished: int, errors: dict[str, tuple[str, str]]) -> None:
         """What the group in work says now."""
         every = {**self.errors, **errors}
-        self.watch.victims(self.epochs + epochs, running, self.finished + finished, len(every), every)
+        reasons = {key: reason for key, (_, reason) in every.items()}
+        lost = {key for key, (status, _) in every.items() if status == "lost"}
+        self.watch.victims(self.epochs + epochs, running, self.finished + finished, len(every), reasons, lost)
 
-    def add(self, epochs: int, finished: int, errors: dict[str, str]) -> None:
+    def add(self, epochs: int, finished: int, errors: dict[str, tuple[str, str]]) -> None:
         """A group ended so."""
         self.epochs, self.finished = self.epochs + epochs, self.finished + finished
         self.errors |= errors
@@ -119,9 +174,9 @@ class Progress:
 
 def train_victims(
     victims: dict[str, Experiment], work: Work, store: Store, resources: Resources, watch: Watch
-) -> dict[str, str]:
-    """Train and store every one of them; the errors of those that cannot be trained, by key. Those that another launch is
-    training just now are left to it.
+) -> dict[str, tuple[str, str]]:
+    """Train and store every one of them; what their cells get that cannot be trained, as status (failed or lost) and reason, by
+    key. Those that another launch is training just now are left to it.
 
     Raises BadInput where the store takes no more.
     """
@@ -135,7 +190,8 @@ def train_victims(
         if workers > most:
             key = next(iter(group))
             kind = "GPUs" if resources.most_gpus else f"times {work.cpus:g} CPUs"
-            progress.add(0, 1, {key: f"training.workers: got {workers}, but this Ray has only {most} {kind}; lower it"})
+            reason = f"training.workers: got {workers}, but this Ray has only {most} {kind}; lower it"
+            progress.add(0, 1, {key: ("failed", reason)})
             continue
         _train_group(group, workers, work, store, resources, progress)
     progress.show(0, 0, 0, {})
@@ -145,28 +201,34 @@ def train_victims(
 def _train_group(
     group: dict[str, Experiment], workers: int, work: Work, store: Store, resources: Resources, progress: Progress
 ) -> None:
-    """Train one group's victims, again with a new trainer where Ray Train gives up or its actors are lost, as long as epochs
-    are done in between."""
+    """Train one group's victims, again with a new trainer where Ray Train gives up or its actors are lost, after a wait that
+    grows, as long as it gets anywhere. The loss of a machine counts for nothing."""
     jobs = {key: e.victim_config() for key, e in group.items()}
-    queue = ray.remote(Queue).options(num_cpus=0, max_restarts=-1, max_task_retries=-1).remote(jobs)
-    left, failures, best, before = list(group), 0, (0, 0), _placement_groups()
+    queue = ray.remote(Queue).options(num_cpus=0, max_restarts=-1, max_task_retries=-1).remote(jobs, workers > 1)
+    left, failures, best, before = list(group), 0, (0, 0, 0), _placement_groups()
     try:
         while left:
-            reason = ""
+            end = None
             try:
                 _watched(_trainer(queue, len(left), workers, work, resources), queue, progress)
             except (ray.train.TrainingFailedError, ray.exceptions.RayError) as error:
-                reason = " ".join(str(error).split())[:300]
+                end = end_of(error)
                 _remove(_placement_groups() - before)
             if refused := ray.get(queue.refusal.remote()):
                 raise BadInput(refused)
+            shown = ray.get(queue.shown.remote())
+            failures = 0 if shown > best else failures + (end is not None and end.kind != "machine")
+            best = max(best, shown)
             epochs, _, finished, errors = ray.get(queue.state.remote())
-            failures = 0 if (finished, epochs) > best else failures + 1
-            best = max(best, (finished, epochs))
-            left = [key for key in left if reason and key not in errors and store.victim_about(key) is None]
-            if failures >= LIVES:
-                text = f"Ray Train gave up {LIVES} times without another epoch: {reason}"
-                errors, finished, left = {**errors, **dict.fromkeys(left, text)}, len(group), []
+            left = [key for key in left if end and key not in errors and store.victim_about(key) is None]
+            # An exception has been raised again in every new group of one trainer.
+            if end and (failures >= GIVE_UP or (failures and end.kind == "raised")):
+                what = "raised in Ray Train's workers" if end.kind == "raised" else f"Ray Train was ended {failures} times"
+                gone = (end.status, f"{what}, before another epoch was done: {end.reason}")
+                errors, finished, left = {**errors, **dict.fromkeys(left, gone)}, len(group), []
+            if left:
+                progress.show(epochs, 0, finished, errors)
+                time.sleep(wait(failures))
         progress.add(epochs, finished, errors)
     finally:
         ray.kill(queue)
@@ -192,6 +254,7 @@ def _trainer(queue: Any, victims: int, workers: int, work: Work, resources: Reso
             # Of its own: Ray Train would take a run of the same name for the one to go on with.
             name=f"victims-{uuid.uuid4().hex[:12]}",
             storage_path=work.records,
+            callbacks=[_Ends(queue)],
             failure_config=ray.train.FailureConfig(max_failures=LIVES, controller_failure_limit=10),
         ),
     )
@@ -236,6 +299,7 @@ def _learn_apart(config: dict[str, Any]) -> None:
     """What each worker of the shared group does. They train different victims, so they share nothing but the queue."""
     queue, work = config["queue"], config["work"]
     rank, token = _who()
+    time.sleep(ray.get(queue.patience.remote()))
     while (job := ray.get(queue.take.remote(rank, token))) is not None:
         key, victim = job
         error = ""
@@ -254,6 +318,7 @@ def _learn_together(config: dict[str, Any]) -> None:
     """What each worker of a team does: the one victim, its own share of every batch."""
     queue, work = config["queue"], config["work"]
     rank, token = _who()
+    time.sleep(ray.get(queue.patience.remote()))
     jobs: list[Any] = [ray.get(queue.take.remote(rank, token)) if rank == 0 else None]
     try:
         with _claimed(jobs[0][0], work) if jobs[0] else contextlib.nullcontext(rank > 0) as claimed:

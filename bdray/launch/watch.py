@@ -3,7 +3,7 @@
 import sys
 import threading
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from types import TracebackType
 from typing import Any, Literal, Self, TextIO
 
@@ -48,14 +48,23 @@ class Watch:
         self._told: set[str] = set()
         self._reasons: Counter[str] = Counter()
 
-    def victims(self, epochs: int, running: int, finished: int, failed: int, errors: Mapping[str, str] | None = None) -> None:
+    def victims(
+        self,
+        epochs: int,
+        running: int,
+        finished: int,
+        failed: int,
+        errors: Mapping[str, str] | None = None,
+        lost: Collection[str] = (),
+    ) -> None:
         """Totals so far of the victims of this launch: epochs done, in training, ended in either way, ended with an error;
-        and the errors by key, each shown once. Called every half second or so."""
+        the errors by key, each shown once; and which of these keys were lost. Called every half second or so."""
         with self._lock:
-            self._tally.take_victims(epochs, running, finished, failed, terminal.now())
+            self._tally.take_victims(epochs, running, finished, failed - len(lost), terminal.now(), len(lost))
             for key in (errors or {}).keys() - self._told:
                 self._told.add(key)
-                self._terminal.say(f"failed victim {key}: {shortened((errors or {})[key])}")
+                how = "lost" if key in lost else "failed"
+                self._terminal.say(f"{how} victim {key}: {shortened((errors or {})[key])}")
             self._show("victims")
 
     def running(self, cells: int) -> None:
@@ -69,7 +78,7 @@ class Watch:
         objective where the sweep has one."""
         with self._lock:
             self._tally.take_cell(row)
-            if row["status"] == "failed":
+            if row["status"] in ("failed", "lost"):
                 self._tell_failure(row)
             elif row["status"] == "done" and row.get("attack"):
                 self._gauges.measure(row)
@@ -91,6 +100,11 @@ class Watch:
         with self._lock:
             self._tally.take_trial(number, of, value, stopped, failed, setting)
             self._show("cells")
+
+    def say(self, text: str) -> None:
+        """A line of its own."""
+        with self._lock:
+            self._terminal.say(shortened(text))
 
     def close(self) -> None:
         """The launch ended, in whatever way."""
@@ -115,7 +129,7 @@ class Watch:
         if self._reasons[reason] <= TIMES:
             cell = f"{row.get('attack', '?')} x {row.get('defense', '?')} seed {row.get('seed', '?')} ({row.get('key', '?')})"
             more = "; more of them are only counted" if self._reasons[reason] == TIMES else ""
-            self._terminal.say(f"failed {cell}: {reason}{more}")
+            self._terminal.say(f"{row['status']} {cell}: {reason}{more}")
 
     def _show(self, phase: str) -> None:
         if phase != self._phase:

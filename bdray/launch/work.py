@@ -4,6 +4,7 @@ import contextlib
 import functools
 import json
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from bdray.spec import BadInput, Config
 from bdray.store import Store
 
 LIVES = 3
-"""How often one piece of work may lose its worker before it counts as failed."""
+"""How often one piece of work may lose its worker, or raise, before it counts as lost, or failed."""
 AWAY = "away"
 """The status of a cell that another launch is running just now."""
 REFUSED = "refused"
@@ -44,6 +45,10 @@ class Work:
     """Of one trial; 0 where the cluster has no GPU."""
     proxies: tuple[str, ...] = ()
     """What every row must have measured."""
+    imports: tuple[str, ...] = ()
+    """Folders in which modules are looked for last: the sweep file's own."""
+    wait: float = 0.0
+    """Seconds before a trial starts again whose worker died."""
 
     def settle(self) -> tuple[Store, Path, Claims]:
         """Called in a worker: torch takes the threads that Ray gave it, never more; the store, the data folder, the claims."""
@@ -52,6 +57,7 @@ class Work:
         torch.set_num_threads(max(1, int(self.cpus)))
         if os.path.isdir(self.folder):
             os.chdir(self.folder)
+        sys.path += [folder for folder in self.imports if folder not in sys.path]
         store = _store(self.store)
         return store, Path(self.root), Claims(store.files, self.launch)
 
@@ -62,8 +68,8 @@ def _store(location: str) -> Store:
 
 
 def run_cell(config: Config, work: Work, again: bool = False) -> dict[str, Any]:
-    """The row of one cell as a record, run now unless the store has it; only its status where that is `away`. `again` runs a
-    cell whose row says failed. Never raises for a cell that fails: its row says why."""
+    """The row of one cell as a record, run now unless the store has it; only its status where that is `away`. A cell whose row
+    says lost is run again, and with `again` one whose row says failed. Never raises for a cell that fails: its row says why."""
     store, root, claims = work.settle()
     experiment = Experiment.of(config)
     key = experiment.key()
@@ -71,7 +77,8 @@ def run_cell(config: Config, work: Work, again: bool = False) -> dict[str, Any]:
         if not claims.take("cell", key):
             return {"status": AWAY}
         row = store.row(key, work.sweep)
-        if row is not None and not (again and row["status"] == "failed") and measured(row, work.proxies):
+        over = row is not None and row["status"] != "lost" and not (again and row["status"] == "failed")
+        if row is not None and over and measured(row, work.proxies):
             return row
         try:
             with Board(store, work.sweep, key) as board:

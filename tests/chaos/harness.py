@@ -92,6 +92,10 @@ class Place:
         """Whether a process belongs to a Ray of this place: its daemons name the folder, and its workers are their children."""
         return any(str(self.ray) in text for text in (command(pid), command(parent(pid))))
 
+    def daemons(self, name: str = "") -> list[int]:
+        """The processes of this place's Rays whose command line has this in it; all of them unless told."""
+        return [pid for pid in processes() if self.owns(pid) and name in command(pid)]
+
     def who(self) -> list[tuple[str, int]]:
         """The processes of this place's Rays that may be killed, as kind and number."""
         titles = {pid: command(pid) for pid in processes() if str(self.ray) in command(parent(pid))}

@@ -1,0 +1,85 @@
+"""Ends: how work ended that left no row: it raised, its worker died under it, or the worker's machine was lost."""
+
+import re
+from collections.abc import Iterable
+from typing import Literal, NamedTuple
+
+from ray.exceptions import (
+    LocalRayletDiedError,
+    NodeDiedError,
+    RayActorError,
+    RayError,
+    RaySystemError,
+    RayTaskError,
+    RuntimeEnvSetupError,
+)
+from ray.train import ControllerError, PreemptionError, WorkerGroupError
+
+WIDTH = 400
+"""Characters of a reason."""
+_MACHINE = re.compile(r"\bnode (it was running on )?(has|is|was) (died|dead|crashed|drained|preempted|terminated)", re.I)
+"""How Ray says that it was the machine."""
+_PEER = re.compile(r"\bgloo/|\bNCCL\b|Connection (closed|reset) by peer|Broken pipe")
+"""What the rest of a team raises once one of it is gone."""
+_HEAD = re.compile(r"The actor died unexpectedly|\s+(class_name|actor_id|pid|name|namespace|ip): ")
+"""Lines of Ray's account of a death that say who it was."""
+_GUESSES = re.compile(r"(There are some potential root causes|Some common causes).*")
+"""Where Ray's account of a death goes on with what might have been: it names the lack of memory there whatever it was."""
+
+
+class End(NamedTuple):
+    """How, and why in one line."""
+
+    kind: Literal["raised", "died", "machine"]
+    reason: str
+
+    @property
+    def status(self) -> str:
+        """Of the row: only work that raised has failed."""
+        return "failed" if self.kind == "raised" else "lost"
+
+
+def end_of(error: BaseException | None) -> End:
+    """What an exception of Ray, Tune or Train says of the work that it ended. None: Ray does not say."""
+    if error is None:
+        return End("died", "Ray does not say why")
+    if isinstance(error, WorkerGroupError):
+        return first(end_of(failure) for failure in error.worker_failures.values())
+    if isinstance(error, ControllerError):
+        return end_of(error.controller_failure)
+    # A lost worker of Ray Train, and an exception in one, come in wrappers that are no public names.
+    for inside in ("health_check_failure", "_base_exc"):
+        if isinstance(found := getattr(error, inside, None), BaseException):
+            return end_of(found)
+    if isinstance(error, RayTaskError) and isinstance(error.cause, BaseException):
+        return end_of(error.cause)
+    if isinstance(error, NodeDiedError | LocalRayletDiedError | PreemptionError):
+        return End("machine", _line(error))
+    if isinstance(error, RayActorError):
+        return _of_actor(error)
+    if isinstance(error, RaySystemError) and error.traceback_str:  # what a worker was sent could not be read there
+        return End("raised", _line(error.client_exc))
+    if isinstance(error, RayError) and not isinstance(error, RayTaskError | RuntimeEnvSetupError):
+        return End("died", _line(error))
+    if _PEER.search(text := _line(error)):
+        return End("died", f"another one of its team was gone ({text})")
+    return End("raised", f"{type(error).__name__}: {text}")
+
+
+def first(ends: Iterable[End]) -> End:
+    """The one of a group that explains the others: a lost machine, then a death, then an exception."""
+    return min(ends, key=lambda end: ("machine", "died", "raised").index(end.kind), default=End("died", "Ray does not say why"))
+
+
+def _of_actor(error: RayActorError) -> End:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip() and not _HEAD.match(line)]
+    if error.preempted or _MACHINE.search(str(error)):
+        return End("machine", _line(" ".join(lines)))
+    if error.actor_init_failed:
+        return End("raised", _line(lines[-1]))
+    return End("died", _line(_GUESSES.sub("", " ".join(lines))))
+
+
+def _line(error: object) -> str:
+    text = " ".join(str(error).split())
+    return text if len(text) <= WIDTH else f"{text[: WIDTH - 1]}…"

@@ -1,0 +1,62 @@
+"""A launch whose Ray dies under it: played with a Ray that answers as it is told."""
+
+import threading
+import time
+from types import SimpleNamespace
+
+import pytest
+import ray
+
+from bdray.launch import vigil as vigils
+from bdray.launch.vigil import vigil
+from bdray.spec import BadInput
+
+
+@pytest.fixture
+def node(monkeypatch: pytest.MonkeyPatch) -> dict:
+    """This process' own node, as Ray's table has it, beside one that is dead and of no account."""
+    own = {"NodeID": "here", "Alive": True}
+    monkeypatch.setattr(ray, "nodes", lambda: [own, {"NodeID": "there", "Alive": False}])
+    monkeypatch.setattr(ray, "get_runtime_context", lambda: SimpleNamespace(get_node_id=lambda: "here"))
+    monkeypatch.setattr(vigils, "EVERY", 0.02)
+    monkeypatch.setattr(vigils, "LOOK", 0.02)
+    monkeypatch.setattr(vigils, "SILENCE", 0.4)
+    return own
+
+
+def alone() -> bool:
+    return not [thread for thread in threading.enumerate() if thread.name.startswith("bdray")]
+
+
+def test_nothing_happens_while_it_lives(node: dict) -> None:
+    with vigil():
+        time.sleep(0.6)
+    assert alone()
+
+
+def test_a_dead_raylet_is_one_sentence(node: dict) -> None:
+    node["Alive"] = False
+    with pytest.raises(BadInput, match=r"its raylet\) has died; nothing is lost: the same command goes on"), vigil():
+        time.sleep(10)
+    assert alone()
+
+
+def test_so_is_a_head_that_answers_no_more(node: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+    over = threading.Event()
+    monkeypatch.setattr(ray, "nodes", lambda: over.wait(20) or [])
+    with pytest.raises(BadInput, match=r"has not answered for 0\.4 s; nothing is lost"), vigil():
+        time.sleep(10)
+    over.set()
+
+
+def test_and_what_ray_raises_once_it_is_gone(node: dict) -> None:
+    with pytest.raises(BadInput, match="Ray has ended the launch: System error: lost; nothing is lost"), vigil():
+        raise ray.exceptions.RaySystemError("lost")
+
+
+def test_ctrl_c_stays_ctrl_c(node: dict) -> None:
+    with pytest.raises(KeyboardInterrupt), vigil():
+        raise KeyboardInterrupt
+    with pytest.raises(BadInput, match="a full disk"), vigil():
+        raise BadInput("a full disk")
+    assert alone()
