@@ -221,13 +221,14 @@ class Started:
             time.sleep(0.05)
 
 
-def test_ctrl_c_leaves_nothing_half_written_and_says_how_to_go_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_leaves_nothing_half_written_and_says_how_to_go_on(tmp_path: Path, number: signal.Signals) -> None:
     store = tmp_path / "store"
     words = ["run", "task.data=miniature", "training.epochs=400", "defense=none"]
     with Started(tmp_path, *words) as one:
         one.wait_for(lambda: list((store / "checkpoints").glob("*.safetensors")))
-        one.process.send_signal(signal.SIGINT)
-        assert one.process.wait(60) == 130
+        one.process.send_signal(number)
+        assert one.process.wait(60) == 128 + number
     assert "the same command goes on" in one.err.read_text()
     assert "Traceback" not in one.err.read_text()
     assert one.out.read_text() == ""

@@ -1,11 +1,14 @@
 """A fixed list of cells, on Ray Tune: a fraction of a GPU or a few CPUs each, in workers that stay, with their data loaded."""
 
+import contextlib
 import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import ray
 from ray import tune
 
 from bdray.experiment import unfinished_row
@@ -63,6 +66,14 @@ def run_cells(
     return ended, left
 
 
+def end_of_trial(trial: Any) -> End:
+    """Of its last error, which Tune keeps in a file of this machine before it is anywhere else."""
+    error = None
+    with contextlib.suppress(Exception):  # whatever cannot be read says nothing
+        error = ray.cloudpickle.loads(Path(trial.pickled_error_file).read_bytes())
+    return end_of(error)
+
+
 def said(end: End) -> str:
     """Why a trial that had `LIVES` lives has no row."""
     return end.reason if end.kind == "raised" else f"its worker died {LIVES} times: {end.reason}"
@@ -88,7 +99,7 @@ class Listener(tune.Callback):
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Tune has counted a failure, and will start the trial again: the loss of a machine does not count, and after anything
         else the trial waits, longer each time."""
-        self.deaths[trial.trial_id] += end_of(trial.get_pickled_error()).kind != "machine"
+        self.deaths[trial.trial_id] += end_of_trial(trial).kind != "machine"
         deaths = self.deaths[trial.trial_id]
         trial.max_failures = trial.num_failures - deaths + LIVES - 1
         trial.config = self.delayed(trial.config, 2.0 ** (deaths - 1) if deaths else 0.0)
