@@ -13,6 +13,9 @@ PLANTED = 0.5
 """The attack success rate before a defense from which on a victim counts as backdoored."""
 CLASS_BUDGET = 0.2
 """What a class, or all of them together, may fall by before it counts as lost."""
+SEPARATED = 0.8
+"""How far apart what a filter takes for poison must lie from the rest to be told from it by the defender: one group that is cut
+in two has 0.64 (normal) to 0.75 (uniform)."""
 SURE = 0.95
 """Of an interval: how often it holds the true share."""
 ROUNDING = 1e-9
@@ -44,17 +47,23 @@ class Bounds:
             return None
         return before - after > self.class_budget + ROUNDING
 
+    def unseparated_in(self, row: Mapping[str, Any]) -> bool:
+        """Whether a filter saw no two groups; not where it has no measure of that."""
+        seen = row.get("separation")
+        return seen is not None and seen < SEPARATED
+
     def flags(self, row: Mapping[str, Any]) -> list[str]:
-        """What makes the ASR of one row worthless as a defense's merit, in words."""
+        """What makes the ASR of one row worthless as a defense's merit, or its filter no better than a guess, in words."""
         found = {
             NOT_PLANTED: self.planted_in(row) is False,
             CLASS_LOST: bool(self.lost_in(row, "target_utility")),
             UTILITY_LOST: bool(self.lost_in(row, "utility")),
+            UNSEPARATED: self.unseparated_in(row),
         }
         return [words for words, holds in found.items() if holds]
 
 
-NOT_PLANTED, CLASS_LOST, UTILITY_LOST = "not planted", "class lost", "utility lost"
+NOT_PLANTED, CLASS_LOST, UTILITY_LOST, UNSEPARATED = "not planted", "class lost", "utility lost", "not separated"
 
 
 def check_share(name: str, value: Any) -> None:

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from bdray.results import Row, to_table
 from bdray.spec import BadInput
 from bdray.trials import Trial
 from tests.test_table import make_row
-from tests.tiny import quick
+from tests.tiny import quick, tiny
 
 AIM = Objective(proxy="lipschitz")
 TABLE = {
@@ -44,6 +45,20 @@ def rows() -> list[Row]:
 
 def ranked(aim: Objective = AIM, trials: Any = ()) -> best.Best:
     return best.best(to_table(rows()).to_pylist(), trials, aim)
+
+
+def test_rows_from_before_a_field_are_of_the_same_setting() -> None:
+    """`isolate` came later: the stored spec of the older row lacks it, that of the newer one spells its first value out."""
+    found = []
+    for attack in ("badnets", "blend"):
+        experiment = tiny(attack=attack, defense=quick("advrbd"))
+        config = experiment.config()
+        if attack == "badnets":
+            config["defense"] = {k: v for k, v in config["defense"].items() if k not in ("isolate", "unlearn_by")}
+        spec = {"spec": json.dumps(config), "key": experiment.key(), "victim": experiment.victim_key()}
+        found.append(make_row({"attack": attack, "defense": quick("advrbd")}, utility_before=0.9, kept_agreement=0.5, **spec))
+    records = best.best(to_table(found).to_pylist(), (), Objective(kind="oracle"))
+    assert [record["n"] for record in records.settings] == [2]
 
 
 def names(found: best.Best) -> list[str]:

@@ -427,6 +427,10 @@ class TestDescribe:
         assert f"row {row.key}, victim {row.victim}" in text
         assert "stored before" not in text
 
+    @pytest.mark.parametrize(("separation", "said"), [(0.0, True), (0.79, True), (0.8, False), (float("nan"), False)])
+    def test_a_filter_that_saw_no_two_groups_says_so(self, separation: float, said: bool) -> None:
+        assert ("not separated" in table.describe(make_row(separation=separation))) == said
+
     def test_beside_the_stored_one(self) -> None:
         (before,) = to_table([make_row(asr_after=0.2)]).to_pylist()
         text = table.describe(make_row(asr_after=0.25), before)
