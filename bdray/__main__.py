@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bdray.refusal import printable, shown, without_secrets
 from bdray.signals import Ending, orderly
 from bdray.spec import BadInput
 from bdray.threads import settle, wait_asleep
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 def main(words: list[str] | None = None) -> int:
     """Entry point of `bdray` and `python -m bdray`; the exit status."""
     options = _parse(words)
-    stopped = f"stopped; nothing is lost: the same command goes on from what {options.store!r} holds"
+    stopped = f"stopped; nothing is lost: the same command goes on from what {shown(options.store)!r} holds"
     with orderly(stopped, last=words is None) as ending:
         return _ended(options, ending)
 
@@ -29,13 +30,13 @@ def main(words: list[str] | None = None) -> int:
 def _ended(options: argparse.Namespace, ending: Ending) -> int:
     try:
         with warnings.catch_warnings():
-            warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
+            warnings.showwarning = lambda message, *_, **__: print(f"warning: {_said(message)}", file=sys.stderr)
             return int(options.command(options) or 0)
     except BadInput as error:
-        print(f"bdray: {error}", file=sys.stderr)
+        print(f"bdray: {_said(error)}", file=sys.stderr)
         return 2
     except FloatingPointError as error:  # a training that diverged; its failed row is in the store
-        print(f"bdray: {error}", file=sys.stderr)
+        print(f"bdray: {_said(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         ending.say()
@@ -45,13 +46,18 @@ def _ended(options: argparse.Namespace, ending: Ending) -> int:
         return 0
 
 
+def _said(what: object) -> str:
+    """A sentence without what is secret in an URI, and with every control character but a line's end written out."""
+    return "\n".join(printable(line) for line in without_secrets(str(what)).split("\n"))
+
+
 def _parse(words: list[str] | None) -> argparse.Namespace:
     """Words may stand before, between and after options, which argparse alone does not allow in a subcommand."""
     parser = _parser()
     options, rest = parser.parse_known_args(words)
     stray = [word for word in rest if word.startswith("-") or not hasattr(options, "words")]
     if stray:
-        parser.error(f"unrecognized arguments: {' '.join(stray)}")
+        parser.error(f"unrecognized arguments: {_said(' '.join(stray))}")
     if rest:
         options.words += rest
     return options
@@ -224,7 +230,7 @@ def _run(options: argparse.Namespace) -> None:
         before = store.row(options.again)
         if before is None:
             raise BadInput(
-                f"no row {options.again!r} in the store {options.store!r}; "
+                f"no row {options.again!r} in the store {store.uri!r}; "
                 "`bdray table --sql 'SELECT key FROM rows'` lists them"
             )
         experiment = Experiment.of(spec_of(before))
@@ -336,7 +342,7 @@ def _table(options: argparse.Namespace) -> None:
     rows = store.rows(options.sweep)
     if not len(rows):
         where = f"of the sweep {options.sweep!r} " if options.sweep else ""
-        raise BadInput(f"no rows {where}in the store {options.store!r}; make some with `bdray run` or `bdray sweep`")
+        raise BadInput(f"no rows {where}in the store {store.uri!r}; make some with `bdray run` or `bdray sweep`")
     rows = table.only(rows, parse(options.words))
     form = "csv" if options.csv else "markdown" if options.markdown else "text"
     if published:
@@ -365,7 +371,7 @@ def _best(options: argparse.Namespace) -> None:
     store = Store(options.store)
     rows = store.rows(options.sweep).to_pylist()
     if not rows:
-        raise BadInput(f"no rows of the sweep {options.sweep!r} in the store {options.store!r}; run it with `bdray sweep`")
+        raise BadInput(f"no rows of the sweep {options.sweep!r} in the store {store.uri!r}; run it with `bdray sweep`")
     found = best.best(rows, trials(store, options.sweep), aim)
     print(best.render(found, options.count, "csv" if options.csv else "markdown" if options.markdown else "text"))
     if options.picture:
@@ -390,7 +396,7 @@ def _figure(options: argparse.Namespace) -> None:
     rows = store.rows(*sweeps)
     if not len(rows):
         where = f"of the sweep {sweeps[0]!r} " if sweeps else ""
-        raise BadInput(f"no rows {where}in the store {options.store!r}; make some with `bdray run` or `bdray sweep`")
+        raise BadInput(f"no rows {where}in the store {store.uri!r}; make some with `bdray run` or `bdray sweep`")
     rows = table.only(rows, parse([word for word in options.words if "=" in word]))
     found = figure(options.kind, rows, store)
     if options.out:

@@ -28,7 +28,8 @@ from bdray.spec import BadInput
 BEAT = 10.0
 """Seconds between two signs of life of a launch."""
 LEASE = 60.0
-"""Seconds without one, by the clock of the store, after which the claims of its processes on other machines are void."""
+"""Seconds without one, by the clock of the store, after which the claims of its processes on other machines are void. One that
+is dated later than so many seconds from now is none: whoever made it did not make it now."""
 _NAME = re.compile(r"(?P<key>.+)\.(?P<launch>[\w-]+)\.(?P<host>[0-9a-f]+)\.(?P<pid>\d+)\.(?P<start>\d+)\.json")
 _OWN: set[tuple[str, str]] = set()
 """The claims that this process has: the store's location and the path, which names the process, so that a fork has none."""
@@ -171,7 +172,7 @@ class Claims:
             info = self.files.info(_sign(launch))
             if info.type != fs.FileType.File:
                 return False
-            if info.mtime_ns is None or now - info.mtime_ns <= LEASE * 1e9:
+            if info.mtime_ns is None or abs(now - info.mtime_ns) <= LEASE * 1e9:
                 return True
             if not looked:
                 with contextlib.suppress(FileNotFoundError):  # NFS may show a time of a minute ago until a file is opened

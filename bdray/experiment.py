@@ -31,7 +31,7 @@ from bdray.seeds import rng
 from bdray.spec import BadInput, Config, Incompatible, Seed, Spec, key_of, member
 from bdray.store import Store
 from bdray.task import Task
-from bdray.training import ALONE, Team, Training, fit, place
+from bdray.training import ALONE, Team, Training, fit, place, unlike
 from bdray.truth import Look, Truth
 
 
@@ -186,7 +186,7 @@ def _attack_state(experiment: Experiment, store: Store, root: Path, progress: Pr
     """The trigger and the poison as tensors, stored before the first epoch, so that a resumed training has the same ones."""
     key, seed = experiment.victim_key(), experiment.seed
     state = store.victim_part(key, "attack")
-    if state is None:
+    if state is None or _unlike_attack(state):
         store.checkpoint(key).delete()
         task, attack, training = experiment.task, experiment.attack, experiment.training
         splits, started, report = load(task.data, root), time.perf_counter(), functools.partial(progress, "surrogate")
@@ -220,9 +220,16 @@ def _load_victim(experiment: Experiment, store: Store, root: Path) -> Backdoored
     if found is None:
         return None
     parts, about = found
-    patterns, harm = _attack_of(parts["attack"], experiment, store, root)
     splits = load(experiment.task.data, root)
-    model = experiment.task.build(splits, torch.Generator())
+    why = "" if {"scores", "seconds"} <= about.keys() else "says no scores or no seconds"
+    why = why or _unlike_attack(parts.get("attack", {}))
+    if not why:
+        patterns, harm = _attack_of(parts["attack"], experiment, store, root)
+        model = experiment.task.build(splits, torch.Generator())
+        why = unlike(parts.get("model", {}), model.state_dict())
+    if why:
+        store.foreign_victim(experiment.victim_key(), why)
+        return None
     model.load_state_dict(parts["model"])
     model = place(model).eval()
     with named(f"the stored victim {experiment.victim_key()}"):  # one that was stored before this was looked at
@@ -230,6 +237,19 @@ def _load_victim(experiment: Experiment, store: Store, root: Path) -> Backdoored
         experiment.task.predict(model, splits.test.take(torch.arange(min(2, len(splits.test)))))
     scores = Scores(**{name: float(value) for name, value in about["scores"].items()})
     return Backdoored(model, patterns, harm, scores, float(about["seconds"]))
+
+
+def _unlike_attack(state: dict[str, Tensor]) -> str:
+    """Why tensors are no trigger and poison, whatever the data; empty if they are."""
+    lacking = {"data", "seconds", *Poison._fields} - state.keys()
+    if lacking:
+        return f"its attack has no {min(lacking)}"
+    if state["data"].dtype != torch.uint8 or state["data"].shape != (32,) or state["seconds"].numel() != 1:
+        return "its attack does not say of which data it is"
+    for at, inputs in (("poisoned", "planted"), ("cover", "disguised")):
+        if state[at].dtype != torch.int64 or state[at].dim() != 1 or state[inputs].shape[:1] != state[at].shape:
+            return f"its attack has no {inputs} input for each {at} sample"
+    return ""
 
 
 def _attack_of(state: dict[str, Tensor], experiment: Experiment, store: Store, root: Path) -> tuple[Patterns, Poison]:

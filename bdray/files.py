@@ -3,6 +3,7 @@ renamed; in a bucket an upload shows once it is complete."""
 
 import contextlib
 import os
+import stat
 import time
 import uuid
 import warnings
@@ -17,7 +18,8 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from bdray.filesystems import open_uri, uploads_in_parts, with_defaults
-from bdray.refusal import first_line, refusal, without_secrets
+from bdray.refusal import first_line, printable, refusal, shown
+from bdray.seal import PLAIN, note_of, sealed
 from bdray.spec import BadInput
 
 AT_ONCE = 16
@@ -26,6 +28,15 @@ SMALL = 8 * 2**20
 """Bytes that pyarrow uploads in one request, whatever its version."""
 BUCKETS = ("s3", "gcs", "abfs")
 """pyarrow's file systems that have one, by their type_name."""
+MOST = 2**28
+"""Bytes that a Parquet file may take in memory however few rows it has, and ..."""
+MOST_A_ROW = 2**13
+"""... bytes a row beyond that. Parquet holds a text that is repeated once: a small file may be gigabytes when it is read."""
+AT_A_TIME = 2**12
+"""Rows that are read before what they take is looked at."""
+LINK = "is a link, and no link in a store is followed; put what it points to in its place, or remove it"
+UNREADABLE = (pa.ArrowException, OSError, ValueError, KeyError, OverflowError)
+"""What pyarrow raises on a file that is cut short, damaged or forged."""
 
 T = TypeVar("T")
 
@@ -38,14 +49,17 @@ class Files:
     """Paths are relative to the URI. What the disk or the bucket refuses is a BadInput that names the store."""
 
     def __init__(self, uri: str) -> None:
-        self.uri = uri
+        self.uri = shown(uri)
+        """As it may be printed; `location` is what opens the store."""
         self.on_damage: Callable[[str, str], None] = self._warn
         """Called with the path and what is wrong with it."""
+        self.bare: set[str] = set()
+        """Tables that were read and have no seal."""
         self._opened = with_defaults(uri)
         try:
             self.system, root = open_uri(self._opened)
         except (OSError, ValueError, ImportError, NotImplementedError) as error:
-            raise self._refused("use", error) from None
+            raise refusal("use", uri, error) from None
         self._large = uploads_in_parts(self._opened) if self.system.type_name == "s3" else self.system
         self.root = root.rstrip("/")
         # fsspec's file systems raise whatever their libraries do.
@@ -54,8 +68,9 @@ class Files:
             self._check_bucket()
 
     def location(self, below: str = "") -> str:
-        """The URI, or the absolute folder, that another process opens the same files by, or a folder below."""
-        if "://" not in self.uri:
+        """The URI, or the absolute folder, that another process opens the same files by, or a folder below. It may hold a key
+        or a token: never to be printed, logged or stored."""
+        if "://" not in self._opened:
             return f"{self.root}/{below}".rstrip("/")
         parts = urlsplit(self._opened)
         return parts._replace(path=f"{parts.path.rstrip('/')}/{below}".rstrip("/")).geturl() if below else self._opened
@@ -67,14 +82,18 @@ class Files:
     def info(self, path: str) -> fs.FileInfo:
         """Type, size and time of what is at a path, if anything."""
         with self._refusing(f"look for {path} in"):
-            return self.system.get_file_info(f"{self.root}/{path}")
+            return self.system.get_file_info(self._at(path))
 
     def exists(self, path: str) -> bool:
         """Whether there is a file."""
         return bool(self.info(path).type == fs.FileType.File)
 
     def list(self, folder: str, recursive: bool = False) -> dict[str, fs.FileInfo]:
-        """What is in a folder, by path; nothing where there is no folder."""
+        """What is in a folder, by path; nothing where there is no folder. A link is said to be damaged and is not followed: its
+        type is Unknown, so that nothing reads it and nothing looks behind it."""
+        if isinstance(self.system, fs.LocalFileSystem):
+            with self._refusing(f"list {folder} in"):
+                return self._listed(folder, recursive)
         selector = fs.FileSelector(f"{self.root}/{folder}".rstrip("/"), allow_not_found=True, recursive=recursive)
         for left in reversed(range(100)):
             try:
@@ -86,15 +105,59 @@ class Files:
                 if not left:
                     raise
         above = len(self.root.lstrip("/")) + 1
-        return {str(info.path).lstrip("/")[above:]: info for info in sorted(infos, key=lambda info: info.path)}
+        found = {str(info.path).lstrip("/")[above:]: info for info in sorted(infos, key=lambda info: info.path)}
+        for path, info in found.items():
+            if info.type == fs.FileType.Unknown:
+                self.damaged(path, LINK)
+        return found
+
+    def _listed(self, folder: str, recursive: bool) -> dict[str, fs.FileInfo]:
+        """As `list`, on a disk, where pyarrow follows links."""
+        found: dict[str, fs.FileInfo] = {}
+        parts = [part for part in folder.split("/") if part]
+        for above in ("/".join(parts[: depth + 1]) for depth in range(len(parts))):
+            if os.path.islink(self._at(above)):
+                self.damaged(above, LINK)
+                return {}
+        waiting = ["/".join(parts)]
+        while waiting:
+            here = waiting.pop()
+            try:
+                entries = list(os.scandir(self._at(here)))
+            except FileNotFoundError:
+                continue
+            except NotADirectoryError:
+                if os.path.exists(self._at(here)):  # and not what is above it
+                    self.damaged(here, "is a file, and a folder should be there")
+                continue
+            for entry in entries:
+                path = f"{here}/{entry.name}".lstrip("/")
+                try:
+                    path.encode()
+                    about = entry.stat(follow_symlinks=False)
+                except UnicodeEncodeError:
+                    self.damaged(path, "has a name that is no UTF-8")
+                    continue
+                except FileNotFoundError:  # gone meanwhile
+                    continue
+                kind = _KINDS.get(stat.S_IFMT(about.st_mode), fs.FileType.Unknown)
+                if entry.is_symlink():
+                    self.damaged(path, LINK)
+                size = about.st_size if kind == fs.FileType.File else None
+                found[path] = fs.FileInfo(self._at(path), kind, mtime_ns=about.st_mtime_ns, size=size)
+                if recursive and kind == fs.FileType.Directory:
+                    waiting.append(path)
+        return dict(sorted(found.items()))
 
     def get(self, path: str) -> bytes:
         """Raises FileNotFoundError where there is none. In a bucket, one that is just being replaced may come garbled."""
         with self._refusing(f"read {path} in"):
             if isinstance(self.system, fs.PyFileSystem):  # whose own open takes a network that is down for a missing file
-                return bytes(self.system.handler.fs.cat_file(f"{self.root}/{path}"))
+                return bytes(self.system.handler.fs.cat_file(self._at(path)))
+            if isinstance(self.system, fs.LocalFileSystem):
+                return self._content(path)
             try:
-                with self.system.open_input_file(f"{self.root}/{path}") as file:
+                with self.system.open_input_file(self._at(path)) as file:
                     return bytes(file.read())
             except FileNotFoundError:
                 raise
@@ -103,9 +166,21 @@ class Files:
                     raise
                 raise FileNotFoundError(path) from None  # gone since it was opened, which a bucket says in another way
 
+    def _content(self, path: str) -> bytes:
+        """As `get`, on a disk: a pipe, which never ends, and a folder are no files."""
+        try:
+            file = open(os.open(self._at(path), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")  # noqa: SIM115
+        except NotADirectoryError:
+            raise FileNotFoundError(path) from None
+        with file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                self.damaged(path, "is no file")
+                raise FileNotFoundError(path)
+            return file.read()
+
     def put(self, path: str, data: bytes | pa.Buffer, durable: bool = True) -> None:
         """Write a file, in place of the one that is there. One that is not durable may be lost with the power, on a disk."""
-        final, buffer = f"{self.root}/{path}", pa.py_buffer(data)
+        final, buffer = self._at(path), pa.py_buffer(data)
         try:
             if isinstance(self.system, fs.LocalFileSystem):
                 _replace(final, buffer, durable)
@@ -120,7 +195,7 @@ class Files:
     def delete(self, path: str) -> None:
         """Remove a file; it may be gone already."""
         with contextlib.suppress(FileNotFoundError), self._refusing(f"delete {path} in"):
-            self.system.delete_file(f"{self.root}/{path}")
+            self.system.delete_file(self._at(path))
 
     def delete_all(self, paths: Iterable[str]) -> None:
         """Remove files; some may be gone already."""
@@ -131,7 +206,7 @@ class Files:
     def delete_folder(self, path: str) -> None:
         """Remove a folder and all that is in it; it may be gone already."""
         with contextlib.suppress(FileNotFoundError), self._refusing(f"delete {path} in"):
-            self.system.delete_dir(f"{self.root}/{path}")
+            self.system.delete_dir(self._at(path))
 
     def now(self) -> int:
         """Nanoseconds by the clock that stamps the files, which is the disk's or the bucket's, not this machine's."""
@@ -141,29 +216,34 @@ class Files:
         self.delete(name)
         return time.time_ns() if stamp is None else int(stamp)
 
-    def put_table(self, path: str, table: pa.Table) -> None:
-        """Write a Parquet file."""
+    def put_table(self, path: str, table: pa.Table, note: bytes = PLAIN) -> None:
+        """Write a Parquet file, with a checksum of every page and a seal with this note."""
         sink = pa.BufferOutputStream()
         # What makes a large file small makes that of a single row twice as large and three times as slow to read.
         plain = {"compression": "none", "use_dictionary": False, "write_statistics": False}
-        pq.write_table(table, sink, **(plain if len(table) == 1 else {"compression": "zstd"}))
-        self.put(path, sink.getvalue())
+        how = plain if len(table) == 1 else {"compression": "zstd"}
+        pq.write_table(table, sink, write_page_checksum=True, **how)
+        self.put(path, sealed(bytes(sink.getvalue()), note))
 
     def table(self, path: str) -> pa.Table | None:
         """A Parquet file; None where there is none, and with a warning where it is damaged."""
         try:
-            return self.parquet(path, read_table)
+            return self.parquet(path, lambda file, note: read_table(file, sound=note is not None))
         except FileNotFoundError:
             return None
 
-    def parquet(self, path: str, read: Callable[[pq.ParquetFile], T]) -> T | None:
-        """What `read` makes of a Parquet file; None, with a warning, where it is damaged. Raises FileNotFoundError."""
+    def parquet(self, path: str, read: Callable[[pq.ParquetFile, bytes | None], T]) -> T | None:
+        """What `read` makes of a Parquet file and of the note of its seal (None: it has no seal); None, with a warning, where
+        it is damaged. Raises FileNotFoundError."""
 
         def parse(data: bytes) -> T:
-            with pq.ParquetFile(pa.BufferReader(data)) as file:
-                return read(file)
+            note = note_of(data)
+            if note is None:
+                self.bare.add(path)
+            with pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True) as file:
+                return read(file, note)
 
-        return self.parsed(path, parse, (pa.ArrowException, OSError))
+        return self.parsed(path, parse, UNREADABLE)
 
     def parsed(self, path: str, parse: Callable[[bytes], T], errors: tuple[type[Exception], ...]) -> T | None:
         """What `parse` makes of a file; None, with a warning, where it raises one of these. Raises FileNotFoundError."""
@@ -180,11 +260,17 @@ class Files:
 
     def damaged(self, path: str, why: str) -> Any:
         """Say that a file is ignored; None, which stands for its content."""
-        self.on_damage(path, why)
+        self.on_damage(path, printable(why))
 
     def _warn(self, path: str, why: str) -> None:
-        shown = without_secrets(self.uri)
-        warnings.warn(f"ignored {path} in the store {shown!r}: {why}; it will be made again", DamagedFile, stacklevel=4)
+        then = "" if why == LINK else "; it will be made again"
+        warnings.warn(f"ignored {printable(path)} in the store {self.uri!r}: {why}{then}", DamagedFile, stacklevel=4)
+
+    def _at(self, path: str) -> str:
+        """Where the file system has a path of the store. Raises BadInput for one that leads out of the store."""
+        if ".." in path.split("/") or "\0" in path:
+            raise BadInput(f"got the path {printable(path)!r} in the store {self.uri!r}, expected one that stays in it")
+        return f"{self.root}/{path}".rstrip("/")
 
     def _upload(self, final: str, buffer: pa.Buffer) -> None:
         """In a thread of its own, out of reach of Ctrl-C: pyarrow completes an object even if it got only a part of it."""
@@ -226,12 +312,39 @@ class Files:
             raise self._refused(verb, error) from None
 
     def _refused(self, verb: str, error: Exception) -> BadInput:
-        return refusal(verb, self.uri, error)
+        return refusal(printable(verb), self._opened, error)
 
 
-def read_table(file: pq.ParquetFile, columns: list[str] | None = None) -> pa.Table:
-    """All of a Parquet file, or some of its columns; in one thread where it is small, which is faster."""
-    return file.read(columns, use_threads=file.metadata.num_rows > 1000)
+def read_table(file: pq.ParquetFile, columns: list[str] | None = None, sound: bool = True) -> pa.Table:
+    """All of a Parquet file, or some of its columns; in one thread where it is small, which is faster. One that is not known to
+    be `sound` is looked at in every value. Raises ArrowInvalid where it takes too much memory, or is not sound."""
+    about, rows = file.metadata, file.metadata.num_rows
+    if sum(about.row_group(at).total_byte_size for at in range(about.num_row_groups)) > MOST + MOST_A_ROW * rows:
+        raise pa.ArrowInvalid(f"takes too much memory for {rows} rows")
+    table = file.read(columns, use_threads=False) if rows == 1 else _in_parts(file, columns)
+    if not sound:
+        table.validate(full=True)
+    return table
+
+
+def _in_parts(file: pq.ParquetFile, columns: list[str] | None) -> pa.Table:
+    """What many rows take is known only when they are read."""
+    batches, size, seen, rows = [], 0, 0, file.metadata.num_rows
+    for batch in file.iter_batches(AT_A_TIME, columns=columns, use_threads=rows > 1000):
+        batches.append(_plain(batch))
+        size, seen = size + batches[-1].nbytes, seen + len(batch)
+        if size > MOST + MOST_A_ROW * seen:
+            raise pa.ArrowInvalid(f"takes more than {size >> 20} MiB of memory for {seen} of its {rows} rows")
+    return pa.Table.from_batches(batches) if batches else file.read(columns)
+
+
+def _plain(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """With the values of each column written out where it refers to a dictionary, for what they really take."""
+    plain = [each.dictionary_decode() if pa.types.is_dictionary(each.type) else each for each in batch.columns]
+    return pa.RecordBatch.from_arrays(plain, batch.schema.names)
+
+
+_KINDS = {stat.S_IFREG: fs.FileType.File, stat.S_IFDIR: fs.FileType.Directory}
 
 
 def _replace(final: str, data: pa.Buffer, durable: bool) -> None:

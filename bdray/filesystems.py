@@ -56,7 +56,8 @@ class Handler(fs.FSSpecHandler):
         return list(super().get_file_info(paths))
 
     def get_file_info_selector(self, selector: fs.FileSelector) -> list[fs.FileInfo]:
-        """fsspec's `find` and `isdir` take a network that is down for an empty folder; `ls` does not."""
+        """fsspec's `find` and `isdir` take a network that is down for an empty folder; `ls` does not. A link, which a disk and
+        sftp have, is of no known type and is not followed."""
         self.fs.invalidate_cache()
         found, folders = [], [selector.base_dir]
         while folders:
@@ -66,7 +67,9 @@ class Handler(fs.FSSpecHandler):
             except FileNotFoundError:
                 continue
             for info in infos:
-                if info["name"].strip("/") != folder.strip("/"):
+                if info.get("islink") or info["type"] == "link":
+                    found.append(fs.FileInfo(info["name"], fs.FileType.Unknown))
+                elif info["name"].strip("/") != folder.strip("/"):
                     found.append(self._create_file_info(info["name"], info))
                     if selector.recursive and info["type"] == "directory":
                         folders.append(info["name"])

@@ -1,13 +1,18 @@
 """Row: what one experiment showed, its Parquet schema, and how rows are read back. Imports no torch: reading is instant."""
 
 import dataclasses
+import hashlib
+import importlib
 import json
 import math
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from bdray.spec import Config, key_of
 
@@ -139,3 +144,111 @@ def of_record(record: dict[str, Any]) -> Row:
 def spec_of(record: dict[str, Any]) -> Config:
     """The experiment's dict."""
     return dict(json.loads(record["spec"]))
+
+
+SECONDS = ("victim_seconds", "seconds")
+SHARES = tuple(field.name for field in SCHEMA if field.type == pa.float64() and field.name not in SECONDS)
+"""The columns that are 0 to 1."""
+NAMES = ("attack", "data", "defense", "model", "task")
+"""The columns that repeat a name of the spec."""
+TOLD = ("sweep", "setting", "victim")
+"""The columns that name other things, files among them: never null."""
+LONGEST = 2**20
+"""Bytes of a text in a row."""
+LATEST = 2**52
+"""Microseconds since 1970 that a row's time may be after: in 2112."""
+
+
+def faults(table: pa.Table) -> dict[int, str]:
+    """Why a row is none that bdray writes, by its position, of those in a table with the columns of Row: its key or its names
+    are not those of its spec, a share is outside 0 to 1, a number is not finite, a status is unknown. What it says is
+    whole: a row with one wrong value may have others."""
+    found: dict[int, str] = {}
+    for name in SCHEMA.names:
+        column, (good, expected) = table[name], _rule(name)
+        if pa.types.is_timestamp(column.type):
+            column = column.cast(pa.int64())
+        if _suspect(name, column, good):
+            for at, value in enumerate(column.to_pylist()):
+                if value is None and name in TOLD or value is not None and not good(value):
+                    got = "more" if name in ("spec", "error") else str(value)[:40]
+                    found.setdefault(at, f"{name}: got {got}, expected {expected}")
+    columns = [table[name].to_pylist() for name in ("key", "spec", "seed", *NAMES)]
+    for at, (key, spec, *told) in enumerate(zip(*columns, strict=True)):
+        if at not in found and (why := _lie(key, spec, *told)):
+            found[at] = why
+    return found
+
+
+def _rule(name: str) -> tuple[Callable[[Any], bool], str]:
+    """Which values of a column are right, but for null, and that in words."""
+    if name in SHARES:
+        return lambda value: 0 <= value <= 1, "0 to 1"
+    if name in SECONDS:
+        return math.isfinite, "a finite number"
+    if name == "time":
+        return lambda value: 0 <= value <= LATEST, "a time after 1970 and before 2112"
+    if SCHEMA.field(name).type == pa.int64():
+        return lambda value: value >= 0, "no negative number"
+    if name == "status":
+        return STATUSES.__contains__, f"one of {', '.join(STATUSES)}"
+    if name in TOLD:
+        return lambda value: re.fullmatch("[A-Za-z0-9_-]+", value) is not None, "letters, digits, _ and -"
+    if name == "proxies":
+        return _is_measured, "a JSON object of numbers"
+    return lambda value: len(value) <= LONGEST, f"at most {LONGEST} characters"
+
+
+def _suspect(name: str, column: pa.ChunkedArray, good: Callable[[Any], bool]) -> bool:
+    """Whether a value is not right, without looking at each. No constant is handed to pyarrow, which imports pandas for one."""
+    if name in TOLD or name in ("status", "proxies"):
+        return not all(good(value or "") for value in pc.unique(column).to_pylist())
+    if pa.types.is_string(column.type):
+        return (pc.max(pc.binary_length(column)).as_py() or 0) > LONGEST
+    finite = not pa.types.is_floating(column.type) or pc.all(pc.is_finite(column)).as_py() is not False
+    return not (finite and all(value is None or good(value) for value in pc.min_max(column).as_py().values()))
+
+
+def _is_measured(proxies: str) -> bool:
+    """Whether it is what a row says of proxies: numbers and nulls by label, or nothing."""
+    try:
+        values = json.loads(proxies) if proxies else {}
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(values, dict) and all(
+        value is None or isinstance(value, int | float) and math.isfinite(value) for value in values.values()
+    )
+
+
+def _lie(key: str, spec: str, seed: int | None, *names: str | None) -> str:
+    """What of a row is not as its spec says; empty if all is."""
+    # bdray's own JSON is that of the key but for its spaces: a hundred thousand rows of an older store take a second, not ten.
+    same = hashlib.sha256(spec.replace(", ", ",").replace(": ", ":").encode()).hexdigest()[:16] == key
+    if same and f'"seed": {seed}, "task"' in spec and all(f'"name": "{name}"' in spec for name in names):
+        return ""
+    try:
+        config = json.loads(spec)
+        known = dict(zip(NAMES, _named(config), strict=True)) | {"seed": config["seed"]}
+        found = key_of_spec(config, key)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return "its spec is no experiment"
+    if found != key:
+        return f"its key is {key[:40]}, and its spec has another one"
+    told = dict(zip(NAMES, names, strict=True)) | {"seed": seed}
+    return next((f"its {name} is not that of its spec" for name in told if told[name] != known[name]), "")
+
+
+def _named(config: Config) -> list[str]:
+    task = config["task"]
+    return [part["name"] for part in (config["attack"], task["data"], config["defense"], task["model"], task)]
+
+
+def key_of_spec(config: Config, expected: str = "") -> str:
+    """The key that the row of a stored spec has. Imports no torch where it is the `expected` one at once."""
+    found = key_of(config)
+    if found == expected:
+        return found
+    # Fields that came later are not in the key while they do nothing; only the classes know which. By its name, since the
+    # modules of experiments stand above this one.
+    experiment = importlib.import_module("bdray.experiment").Experiment
+    return key_of(experiment.identity_of(config))

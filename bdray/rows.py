@@ -16,8 +16,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyarrow import fs
 
-from bdray.files import AT_ONCE, Files, first_line, read_table
-from bdray.results import SCHEMA, Row, to_table
+from bdray.files import AT_A_TIME, AT_ONCE, Files, first_line, read_table
+from bdray.refusal import printable
+from bdray.results import SCHEMA, Row, faults, to_table
+from bdray.seal import ROWS
+from bdray.spec import BadInput
 
 INDEX = [name for name in ("key", "sweep", "status", "time", "proxies", "data_digest") if name in SCHEMA.names]
 """What tells which rows there are."""
@@ -36,8 +39,10 @@ class Rows:
         """Of the compacted files that `row` has looked into."""
 
     def put(self, row: Row) -> None:
-        """Write one row."""
-        self._files.put_table(f"rows/{row.sweep}/{row.key}.{uuid.uuid4().hex[:12]}.parquet", to_table([row]))
+        """Write one row. Raises BadInput for one with a value that no reader would take."""
+        table = to_table([row])
+        check(table)
+        self._files.put_table(f"rows/{row.sweep}/{row.key}.{uuid.uuid4().hex[:12]}.parquet", table, ROWS)
 
     def read(self, sweep: str | None = None, columns: list[str] | None = None) -> pa.Table:
         """Those of one sweep or of all, with the columns of Row or some of them."""
@@ -58,12 +63,22 @@ class Rows:
     def compact(self, sweep: str) -> None:
         """Make one file of a sweep's rows. Safe at any moment, also killed at any moment: a file is deleted only once another
         holds its rows, and one that cannot be read is left alone."""
-        singles = self._read(self.singles(sweep), SCHEMA.names)
-        ones = self._read(self.ones(sweep), SCHEMA.names)
+        singles = self._read(self.singles(sweep), SCHEMA.names, whole=True)
+        ones = self._read(self.ones(sweep), SCHEMA.names, whole=True)
         if singles or len(ones) > 1:
-            table = _unique([*singles.values(), *ones.values()], SCHEMA.names)
-            self._files.put_table(f"rows/{sweep}.{uuid.uuid4().hex[:12]}.parquet", table)
+            self._put(sweep, _unique([*singles.values(), *ones.values()], SCHEMA.names))
             self._files.delete_all([*ones, *singles])
+
+    def rescue(self, path: str) -> int:
+        """Write the sound rows of a damaged file into another one; how many."""
+        table = self.table(path)
+        if table is not None:
+            self._put(sweep_of(path), table)
+        return 0 if table is None else len(table)
+
+    def _put(self, sweep: str, table: pa.Table) -> None:
+        """One file of rows that were looked at when they were read."""
+        self._files.put_table(f"rows/{sweep}.{uuid.uuid4().hex[:12]}.parquet", table, ROWS)
 
     def singles(self, sweep: str | None = None) -> dict[str, fs.FileInfo]:
         """The files of one row each, by path."""
@@ -75,18 +90,27 @@ class Rows:
         found = {path: info for path, info in self._files.list("rows").items() if _is_table(info)}
         return {path: info for path, info in found.items() if sweep is None or sweep_of(path) == sweep}
 
-    def table(self, path: str, names: list[str] = SCHEMA.names) -> pa.Table | None:
-        """The rows in one file; None where it is gone, and with a warning where it is damaged."""
+    def table(self, path: str, names: list[str] = SCHEMA.names, whole: bool = False) -> pa.Table | None:
+        """The rows in one file, without those that are damaged; None where it is gone or no row is left, and, where it shall
+        be `whole`, where one is damaged. With a warning."""
         try:
-            return self._files.parquet(path, lambda file: _columns(file, names))
+            found = self._files.parquet(path, lambda file, note: _columns(file, names, note))
         except FileNotFoundError:
             return None
+        if found is None:
+            return None
+        table, bad = found
+        if bad:
+            rest = f"; its other {len(table)} rows are read" if len(table) else ""
+            key, why = next(iter(bad.items()))
+            self._files.damaged(path, f"{len(bad)} rows are damaged, among them {key[:40]}: {why}{rest}" if rest else why)
+        return None if bad and (whole or not len(table)) else table
 
-    def _read(self, paths: Iterable[str], names: list[str]) -> dict[str, pa.Table]:
+    def _read(self, paths: Iterable[str], names: list[str], whole: bool = False) -> dict[str, pa.Table]:
         """The rows in each of these files; without those that are damaged or gone."""
         paths = list(paths)
         with ThreadPoolExecutor(AT_ONCE) as pool:
-            tables = pool.map(lambda path: self.table(path, names), paths)
+            tables = pool.map(lambda path: self.table(path, names, whole), paths)
             return {path: table for path, table in zip(paths, tables, strict=True) if table is not None}
 
     def _read_ones(self, sweep: str | None, names: list[str], key: str | None = None) -> list[pa.Table]:
@@ -119,37 +143,58 @@ def sweep_of(path: str) -> str:
     return stem.rpartition(".")[0] or stem
 
 
-def _columns(file: pq.ParquetFile, names: list[str]) -> pa.Table:
-    """These columns of the rows in a file of any version: what it lacks is null, what we do not know is left out. Raises
-    ArrowInvalid where it holds no rows."""
-    if file.schema_arrow.equals(SCHEMA):
-        needed = [name for name in _NEEDED if name not in names and not _without_nulls(file, name)]
-        table = read_table(file, [*names, *needed])
-    else:
-        table = _converted(read_table(file))
-    if any(table[name].null_count for name in _NEEDED if name in table.column_names):
+def check(table: pa.Table) -> None:
+    """Raise BadInput for rows that no reader would take."""
+    for at, why in faults(table).items():
+        raise BadInput(f"the row {printable(str(table['key'][at]))} cannot be stored: {printable(why)}")
+
+
+def _columns(file: pq.ParquetFile, names: list[str], note: bytes | None) -> tuple[pa.Table, dict[str, str]]:
+    """These columns of the rows in a file of any version: what it lacks is null, what we do not know is left out; without the
+    damaged ones, of which it says why by their keys. Rows that a store has looked at and sealed are read, no more. Raises
+    ArrowInvalid where the file holds no rows."""
+    if note == ROWS and file.schema_arrow.equals(SCHEMA):
+        return read_table(file, names).select(names), {}
+    _check_types(file.schema_arrow)
+    _check_keys(file)
+    mine = [name for name in SCHEMA.names if name in file.schema_arrow.names]
+    table = _converted(read_table(file, mine, sound=note is not None))
+    if any(table[name].null_count for name in _NEEDED):
         raise pa.ArrowInvalid("has a row without key, spec or status")
-    return table.select(names)
+    bad = {} if note == ROWS else faults(table)
+    whys = {str(table["key"][at]): why for at, why in bad.items()}
+    if bad:
+        table = table.take([at for at in range(len(table)) if at not in bad])
+    return table.select(names), whys
 
 
-def _without_nulls(file: pq.ParquetFile, name: str) -> bool:
-    """Whether the file itself says that no value is null."""
-    groups, at = file.metadata, SCHEMA.names.index(name)
-    known = [groups.row_group(group).column(at).statistics for group in range(groups.num_row_groups)]
-    return all(counts is not None and counts.has_null_count and counts.null_count == 0 for counts in known)
+def _check_types(schema: pa.Schema) -> None:
+    """Raise ArrowInvalid where they are not those of rows, of whatever version."""
+    names = schema.names
+    if len(set(names)) < len(names) or not set(_NEEDED) <= set(names):
+        raise pa.ArrowInvalid("has no columns key, spec and status")
+    for field in SCHEMA:
+        if field.name in names and _kind(schema.field(field.name).type) not in (_kind(field.type), "null"):
+            kind = schema.field(field.name).type
+            raise pa.ArrowInvalid(f"has {kind} in its column {field.name}, not {field.type}")
+
+
+def _check_keys(file: pq.ParquetFile) -> None:
+    """Raise ArrowInvalid where one comes twice, as in no file that bdray writes: a small one may repeat a row without end."""
+    seen, count = set(), 0
+    for batch in file.iter_batches(AT_A_TIME, columns=["key"]):
+        seen.update(batch.column(0).to_pylist())
+        count += len(batch)
+        if len(seen) < count:
+            raise pa.ArrowInvalid("has a key twice")
 
 
 def _converted(table: pa.Table) -> pa.Table:
     """Rows of another version."""
-    names = table.column_names
-    if len(set(names)) < len(names) or not set(_NEEDED) <= set(names):
-        raise pa.ArrowInvalid("has no columns key, spec and status")
     columns = []
     for field in SCHEMA:
-        column = table[field.name] if field.name in names else pa.nulls(len(table), field.type)
+        column = table[field.name] if field.name in table.column_names else pa.nulls(len(table), field.type)
         try:
-            if _kind(column.type) not in (_kind(field.type), "null"):
-                raise pa.ArrowInvalid("another kind of value")
             columns.append(column.cast(field.type))
         except pa.ArrowException as error:
             why = f"has {column.type} in its column {field.name}, not {field.type} ({first_line(error)})"

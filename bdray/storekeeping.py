@@ -1,21 +1,24 @@
 """What a store holds and what it costs, whether all of it can be read, and one file of a sweep's rows: `bdray store`,
 `bdray store check`, `bdray store compact SWEEP`. Imports no torch."""
 
+import contextlib
+import hashlib
 import re
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, TypeVar
 
 from pyarrow import fs
 from tabulate import tabulate
 
-from bdray.files import AT_ONCE, Files
-from bdray.refusal import first_line
+from bdray.files import AT_ONCE, LINK, Files
+from bdray.refusal import first_line, printable
 from bdray.rows import Rows, sweep_of
 from bdray.spec import BadInput, unknown
-from bdray.store import Store, parse_about
+from bdray.store import Store, check_tensors, parse_about
+from bdray.trials import trial
 
 T = TypeVar("T")
 
@@ -46,14 +49,18 @@ class Fault(NamedTuple):
 
     def line(self) -> str:
         """The file, what is wrong with it, and what comes of that."""
-        return f"{self.path}: {self.why}; {_THEN[self.path.partition('/')[0] if self.damaged else '']}"
+        then = "" if self.link else f"; {_THEN.get(_top(self.path) if self.damaged else '', _THEN[''])}"
+        return f"{printable(self.path)}: {self.why}{then}"
+
+    @property
+    def link(self) -> bool:
+        """Whether it is none of ours, and stays."""
+        return self.why == LINK
 
 
 def show(store: Store) -> str:
     """Files and bytes of every kind and every sweep, and who uses the victims."""
-    files = _files(store.files)
-    if not files:
-        raise BadInput(f"nothing in the store {store.uri!r}; make something with `bdray run` or `bdray sweep`")
+    files = _some(store)
     kinds, sweeps = _sums(files, _kind), _sums([(p, i) for p, i in files if _kind(p) == "rows"], sweep_of)
     users: dict[str, set[str]] = defaultdict(set)
     lines = []
@@ -92,19 +99,40 @@ def compact(store: Store, sweep: str) -> str:
 def check(store: Store, delete: bool = False) -> tuple[str, bool]:
     """Read everything; a line for each file that is damaged or left over, and whether any damage is left. `delete` removes
     those files, and no other."""
-    found = _files(store.files)
-    faults = sorted([*_left_over(found, store.files, delete), *_damaged(found, store.files)])
+    whys: dict[str, str] = {}
+    with _heard(store.files, whys):
+        found = _some(store)
+        bare = _damaged(found, store, whys)
+    faults = sorted([*_left_over(found, store.files, delete), *(Fault(path, why, True) for path, why in whys.items())])
     infos, lines, gone = dict(found), [], set()
     for fault in faults:
-        info = store.files.info(fault.path)
-        # Not one that was written again meanwhile.
-        if delete and (info.mtime_ns, info.size) == (infos[fault.path].mtime_ns, infos[fault.path].size):
+        kept = 0
+        # Not one that was written again meanwhile, and never a link or what is behind it.
+        if delete and fault.path in infos and not fault.link and _same(store.files.info(fault.path), infos[fault.path]):
+            with _heard(store.files, {}):
+                kept = Rows(store.files).rescue(fault.path) if _top(fault.path) == "rows" else 0
             store.files.delete(fault.path)
             gone.add(fault.path)
-        lines.append(f"{fault.line()}{'; deleted' if fault.path in gone else ''}")
+        lines.append(f"{fault.line()}{'; deleted' if fault.path in gone else ''}{f', but for {kept} rows' if kept else ''}")
     damaged = sum(fault.damaged for fault in faults)
     lines.append(f"{len(found)} files, {damaged} damaged, {len(faults) - damaged} left over")
+    if bare:
+        lines.append(f"{bare} files have no checksum: an older bdray wrote them, and a flipped bit in them may pass unseen")
     return "\n".join(lines), any(fault.damaged and fault.path not in gone for fault in faults)
+
+
+@contextlib.contextmanager
+def _heard(files: Files, whys: dict[str, str]) -> Iterator[None]:
+    """What is wrong with files is written down, not warned of."""
+    before, files.on_damage = files.on_damage, whys.__setitem__
+    try:
+        yield
+    finally:
+        files.on_damage = before
+
+
+def _same(now: fs.FileInfo, then: fs.FileInfo) -> bool:
+    return (now.mtime_ns, now.size) == (then.mtime_ns, then.size)
 
 
 def _left_over(found: list[tuple[str, fs.FileInfo]], files: Files, exactly: bool) -> list[Fault]:
@@ -114,42 +142,50 @@ def _left_over(found: list[tuple[str, fs.FileInfo]], files: Files, exactly: bool
         return []
     now = files.now() if exactly else time.time_ns()
     ages = {path: (now - (stamp or now)) / 1e9 for path, stamp in hidden}
-    return [Fault(path, f"temporary, {age / 60:.0f} minutes old", False) for path, age in ages.items() if age > LEFT_OVER]
+    return [
+        Fault(path, f"temporary, {abs(age) / 60:.0f} minutes {'old' if age > 0 else 'ahead of the clock'}", False)
+        for path, age in ages.items()
+        if abs(age) > LEFT_OVER
+    ]
 
 
-def _damaged(found: list[tuple[str, fs.FileInfo]], files: Files) -> list[Fault]:
-    """What no reader of the store would take."""
-    whys: dict[str, str] = {}
-    before, files.on_damage = files.on_damage, whys.__setitem__
-    try:
-        names = [path for path, info in found if not info.base_name.startswith(".")]
-        rows = Rows(files)
-        tables = {"rows": rows.table, "curves": files.table, "tables": files.table, "searches": files.table}
-        with ThreadPoolExecutor(AT_ONCE) as pool:
-            small = [path for path in names if path.endswith(".parquet") and _top(path) in tables]
-            list(pool.map(lambda path: tables[_top(path)](path), small))
-        for path in names:  # one at a time: they are large
-            if path.endswith(".safetensors") and _top(path) in ("victims", "checkpoints"):
-                _read(files, path, _tensors if _top(path) == "victims" else _epochs)
-        sizes = {path: info.size for path, info in found}
-        for path in names:
-            if path.startswith("victims/") and path.endswith("/victim.json"):
-                _check_victim(files, path, sizes, whys)
-    finally:
-        files.on_damage = before
-    return [Fault(path, why, True) for path, why in whys.items()]
+def _damaged(found: list[tuple[str, fs.FileInfo]], store: Store, whys: dict[str, str]) -> int:
+    """Read what readers of the store would take; how many of those files have no checksum."""
+    names = [path for path, info in found if not info.base_name.startswith(".")]
+    readers: dict[str, Callable[[str], Any]] = {
+        "rows": Rows(store.files).table,
+        "curves": lambda path: store.table("curves", path[len("curves/") : -len(".parquet")]),
+        "tables": store.files.table,
+        "searches": lambda path: trial(store, path),
+    }
+    store.files.bare.clear()
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        small = [path for path in names if path.endswith(".parquet") and _top(path) in readers]
+        list(pool.map(lambda path: readers[_top(path)](path), small))
+    bare = len(store.files.bare - whys.keys())
+    for path in names:  # one at a time: they are large
+        if path.endswith(".safetensors") and _top(path) in ("victims", "checkpoints"):
+            bare += _read(store.files, path, _sealed_tensors if _top(path) == "victims" else _sealed_epochs) is False
+    infos = dict(found)
+    for path in names:
+        if path.startswith("victims/") and path.endswith("/victim.json"):
+            _check_victim(store.files, path, infos, whys)
+    return bare
 
 
-def _check_victim(files: Files, path: str, sizes: dict[str, int], whys: dict[str, str]) -> None:
+def _check_victim(files: Files, path: str, infos: dict[str, fs.FileInfo], whys: dict[str, str]) -> None:
     """The JSON makes its parts a victim, so it is damaged where one of them is not what it says."""
     about = _read(files, path, parse_about)
     for part, size in about["bytes"].items() if about else ():
         other = path.replace("victim.json", f"{part}.safetensors")
+        sum_of = about["sha256"].get(part, "")
         if other in whys:
             whys[path] = f"its {part}.safetensors is damaged"
-        elif sizes.get(other) != size:
-            has = f"has {sizes[other]} bytes, not {size}" if other in sizes else "is not there"
+        elif other not in infos or infos[other].size != size:
+            has = f"has {infos[other].size} bytes, not {size}" if other in infos else "is not there"
             whys[path] = f"its {part}.safetensors {has}"
+        elif sum_of and _read(files, other, lambda data: hashlib.sha256(data).hexdigest()) != sum_of:
+            whys[path] = f"its {part}.safetensors has another SHA-256"
 
 
 def _read(files: Files, path: str, parse: Callable[[bytes], T]) -> T | None:
@@ -159,20 +195,37 @@ def _read(files: Files, path: str, parse: Callable[[bytes], T]) -> T | None:
         return None
 
 
-def _tensors(data: bytes) -> set[str]:
-    """The names in a safetensors file. Raises ValueError."""
+def _sealed_tensors(data: bytes) -> bool:
+    """Whether a safetensors file has a checksum in it. Raises ValueError where it is damaged."""
+    return _names(data)[1]
+
+
+def _sealed_epochs(data: bytes) -> bool:
+    """The same of a checkpoint. Raises ValueError also where it does not say how many epochs it is after."""
+    found, has = _names(data)
+    epochs = found.get("epochs", {"dtype": "", "shape": [0]})
+    if epochs["dtype"] != "I64" or epochs["shape"] or int.from_bytes(epochs["data"], "little", signed=True) < 0:
+        raise ValueError("does not say how many epochs are done")
+    return has
+
+
+def _names(data: bytes) -> tuple[dict[str, Any], bool]:
+    """What is in a safetensors file, by name, and whether it has a checksum. Raises ValueError."""
     from safetensors import SafetensorError, deserialize
 
+    has = check_tensors(data)
     try:
-        return {name for name, _ in deserialize(data)}
-    except SafetensorError as error:
+        return dict(deserialize(data)), has
+    except (SafetensorError, OverflowError) as error:
         raise ValueError(first_line(error)) from None
 
 
-def _epochs(data: bytes) -> None:
-    """Raises ValueError where a checkpoint does not say how many epochs it is after."""
-    if "epochs" not in _tensors(data):
-        raise ValueError("does not say how many epochs are done")
+def _some(store: Store) -> list[tuple[str, fs.FileInfo]]:
+    """The files of a store. Raises BadInput where there is none."""
+    files = _files(store.files)
+    if not files:
+        raise BadInput(f"nothing in the store {store.uri!r}; make something with `bdray run` or `bdray sweep`")
+    return files
 
 
 def _files(files: Files) -> list[tuple[str, fs.FileInfo]]:
@@ -212,6 +265,6 @@ def _table(lines: list[list[Any]], names: list[str]) -> str:
     """Text in columns; the last one is a number of bytes."""
     if not lines:
         return ""
-    shown = [[*line[:-1], _size(line[-1])] for line in lines]
+    shown = [[*(printable(v) if isinstance(v, str) else v for v in line[:-1]), _size(line[-1])] for line in lines]
     sides = ["left" if isinstance(value, str) else "right" for value in lines[0][:-1]]
     return str(tabulate(shown, names, colalign=[*sides, "right"], disable_numparse=True))

@@ -2,6 +2,7 @@
 
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, Literal, NamedTuple, Protocol, Self
 
@@ -209,10 +210,27 @@ def _restore(checkpoint: Checkpoint | None, model: nn.Module, optimizer: torch.o
     found = checkpoint.load() if checkpoint is not None else None
     if found is None:
         return []
-    tensors, _ = found
-    model.load_state_dict({n.removeprefix("model."): t for n, t in tensors.items() if n.startswith("model.")})
+    tensors, epochs = found
+    weights = {n.removeprefix("model."): t for n, t in tensors.items() if n.startswith("model.")}
+    history = tensors.get("history", torch.empty(0))
+    why = unlike(weights, model.state_dict())
+    if why or history.shape != (epochs, 2) or not history.isfinite().all():
+        warnings.warn(f"a half-done training does not go on: {why or 'it does not say how far it was'}", stacklevel=2)
+        return []
+    model.load_state_dict(weights)
     for index, parameter in enumerate(p for g in optimizer.param_groups for p in g["params"]):
         if f"momentum.{index}" in tensors:
             # A copy in the parameter's own memory layout, as the optimizer itself would have made it.
             optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(tensors[f"momentum.{index}"])
-    return [(loss, seconds) for loss, seconds in tensors["history"].tolist()]
+    return [(loss, seconds) for loss, seconds in history.tolist()]
+
+
+def unlike(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> str:
+    """What keeps the tensors of a model from being loaded into another one; empty if nothing does."""
+    for name in sorted(found.keys() | wanted.keys()):
+        if name not in found or name not in wanted:
+            return f"{'no' if name not in found else 'an unknown'} tensor {name[:80]!r}"
+        mine, theirs = found[name], wanted[name]
+        if mine.shape != theirs.shape or mine.dtype != theirs.dtype:
+            return f"{name} is {mine.dtype} {list(mine.shape)}, expected {theirs.dtype} {list(theirs.shape)}"
+    return ""

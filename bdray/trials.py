@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 from pyarrow import fs
 
+from bdray.refusal import first_line
 from bdray.store import Store
 
 SCHEMA = pa.schema(
@@ -26,6 +27,7 @@ SCHEMA = pa.schema(
         ("cells", pa.string()),
     ]
 )
+STATES = ("running", "finished", "stopped", "failed", "lost")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +38,7 @@ class Trial:
     """Of the setting and the panel together."""
     sweep: str
     state: str
-    """running, finished, stopped (by a scheduler), failed, or lost with its worker: then a search runs it again."""
+    """One of STATES. stopped: by a scheduler. lost: with its worker; then a search runs it again."""
     step: int = 0
     """Victims judged so far, of `steps`."""
     steps: int
@@ -66,10 +68,21 @@ def trials(store: Store, sweep: str) -> list[Trial]:
     """All of a search's, in the order of their keys; damaged ones are left out, with a warning."""
     paths = [p for p, info in store.files.list(f"searches/{sweep}").items() if info.type == fs.FileType.File]
     with ThreadPoolExecutor(16) as pool:
-        tables = list(pool.map(store.files.table, [path for path in paths if path.endswith(".parquet")]))
-    found = []
-    for table in tables:
-        for record in [] if table is None else table.to_pylist():
-            record |= {"setting": json.loads(record["setting"]), "cells": json.loads(record["cells"])}
-            found.append(Trial(**record))
-    return found
+        found = list(pool.map(lambda path: trial(store, path), [path for path in paths if path.endswith(".parquet")]))
+    return [each for each in found if each is not None]
+
+
+def trial(store: Store, path: str) -> Trial | None:
+    """The one in a file; None, with a warning, where the file is damaged or gone."""
+    table = store.files.table(path)
+    if table is None:
+        return None
+    try:
+        (record,) = table.cast(SCHEMA).to_pylist()
+        setting, cells = json.loads(record["setting"]), json.loads(record["cells"])
+        if record["state"] not in STATES or not isinstance(setting, dict) or not all(isinstance(cell, str) for cell in cells):
+            raise ValueError("it has no state, no setting or no cells")
+        return Trial(**{**record, "setting": setting, "cells": cells})
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        found: Trial | None = store.files.damaged(path, f"is no trial ({first_line(error)})")
+        return found

@@ -7,6 +7,7 @@ import os
 import pickletools
 import re
 import signal
+import string
 import subprocess
 import sys
 import time
@@ -24,20 +25,37 @@ import torch
 from pyarrow import fs
 
 from bdray.results import CURVES, SCHEMA, Row, of_record, to_table
-from bdray.spec import BadInput
+from bdray.spec import BadInput, key_of
 from bdray.store import DamagedFile, Store
 
 NOON = datetime(2026, 3, 1, 12, 0, 0, 123456, tzinfo=UTC)
 
 
-def make_row(key: str = "a" * 16, **values: Any) -> Row:
-    """A finished row with a value of its own in every column that is not given."""
-    chosen: dict[str, Any] = {"key": key, "sweep": "s", "status": "done", "time": NOON}
+def make_row(made: str = "a" * 16, padding: str = "", **values: Any) -> Row:
+    """A finished row with a value of its own in every column that is not given, and the key of a spec that says its name."""
+    chosen: dict[str, Any] = {"sweep": "s", "status": "done", "time": NOON, "proxies": '{"p": 0.5}'}
+    chosen |= {"setting": "setting", "victim": "victim", **values}
     for number, field in enumerate(dataclasses.fields(Row)):
-        made = {str: f"{field.name} ±\n|", int: 2**40 + number, float: 0.1 + number / 1000}
+        kinds = {str: f"{field.name} ±\n|", int: 2**40 + number, float: 0.1 + number / 1000}
         if field.name not in chosen:
-            chosen[field.name] = made[field.type]
+            chosen[field.name] = kinds[field.type]
+    names = {name: {"name": chosen[name]} for name in ("attack", "defense", "data", "model", "task")}
+    task = {**names["task"], "data": names["data"], "model": names["model"]}
+    spec = {"attack": names["attack"], "defense": names["defense"], "seed": chosen["seed"], "task": task, "training": {}}
+    spec |= {"made": made, "padding": padding}
+    chosen |= {"spec": json.dumps(spec, sort_keys=True), "key": key_of(spec)}
     return Row(**{**chosen, **values})
+
+
+def keyed(made: str, **values: Any) -> str:
+    """The key of the row that `make_row` makes of it."""
+    return make_row(made, **values).key
+
+
+def named(table: pa.Table, *made: str) -> list[str]:
+    """By what names `make_row` made the rows of a table; these, and those of one character, are known."""
+    names = {keyed(name): name for name in (*string.ascii_letters, *string.digits, *made)}
+    return [names[key] for key in table["key"].to_pylist()]
 
 
 def put_bytes(store: Store, path: str, data: bytes) -> None:
@@ -88,17 +106,17 @@ class TestRows:
     def test_an_empty_store_has_the_columns_and_no_rows(self, anywhere: Store) -> None:
         assert anywhere.rows().schema == SCHEMA
         assert len(anywhere.rows("s")) == 0
-        assert anywhere.row("a" * 16) is None
+        assert anywhere.row(keyed("a" * 16)) is None
 
     def test_a_sweep_sees_its_own_rows_only(self, anywhere: Store) -> None:
         for sweep, key in (("s", "a"), ("s2", "b"), ("t", "c")):
             anywhere.put_row(make_row(key, sweep=sweep))
-        assert anywhere.rows("s")["key"].to_pylist() == ["a"]
-        assert sorted(anywhere.rows()["key"].to_pylist()) == ["a", "b", "c"]
+        assert named(anywhere.rows("s")) == ["a"]
+        assert sorted(named(anywhere.rows())) == ["a", "b", "c"]
         anywhere.put_row(make_row("d", sweep="s"))
         anywhere.compact("s")
-        assert sorted(anywhere.rows("s")["key"].to_pylist()) == ["a", "d"]
-        assert anywhere.rows("s2")["key"].to_pylist() == ["b"]
+        assert sorted(named(anywhere.rows("s"))) == ["a", "d"]
+        assert named(anywhere.rows("s2")) == ["b"]
 
     @pytest.mark.parametrize("other", ["failed", "skipped"])
     @pytest.mark.parametrize("first", [True, False])
@@ -107,7 +125,7 @@ class TestRows:
         anywhere.put_row(make_row(sweep="a" if first else "b", status="done", seconds=1.0))
         anywhere.put_row(make_row(sweep="b" if first else "a", status=other, time=later))
         assert anywhere.rows()["status"].to_pylist() == ["done"]
-        found = anywhere.row("a" * 16)
+        found = anywhere.row(keyed("a" * 16))
         assert found is not None
         assert found["status"] == "done"
 
@@ -116,7 +134,7 @@ class TestRows:
         for sweep, age in zip("abc", order, strict=True):
             anywhere.put_row(make_row(sweep=sweep, seconds=float(age), time=NOON - timedelta(minutes=age)))
         assert anywhere.rows()["seconds"].to_pylist() == [0.0]
-        found = anywhere.row("a" * 16)
+        found = anywhere.row(keyed("a" * 16))
         assert found is not None
         assert found["seconds"] == 0.0
 
@@ -133,12 +151,12 @@ class TestCompact:
             anywhere.put_row(row)
         anywhere.compact("s")
         assert finals(anywhere) == ["rows/s.ID.parquet"]
-        assert [of_record(r) for r in anywhere.rows().sort_by("key").to_pylist()] == rows
+        assert [of_record(r) for r in anywhere.rows().sort_by("key").to_pylist()] == sorted(rows, key=lambda row: row.key)
         for row in rows:
             found = anywhere.row(row.key)
             assert found is not None
             assert of_record(found) == row
-        assert anywhere.row("nobody") is None
+        assert anywhere.row(keyed("nobody")) is None
 
     def test_again_changes_nothing(self, anywhere: Store) -> None:
         anywhere.compact("s")
@@ -157,9 +175,9 @@ class TestCompact:
         anywhere.put_row(make_row("1", time=NOON + timedelta(1)))
         anywhere.put_row(make_row("3"))
         for _ in range(2):
-            statuses = {r["key"]: r["status"] for r in anywhere.rows().to_pylist()}
+            statuses = dict(zip(named(anywhere.rows()), anywhere.rows()["status"].to_pylist(), strict=True))
             assert statuses == {"0": "failed", "1": "done", "2": "failed", "3": "done"}
-            found = anywhere.row("1")
+            found = anywhere.row(keyed("1"))
             assert found is not None
             assert found["status"] == "done"
             anywhere.compact("s")
@@ -181,10 +199,10 @@ class TestCompact:
         with pytest.raises(KeyboardInterrupt):
             anywhere.compact("s")
         monkeypatch.undo()
-        assert sorted(anywhere.rows()["key"].to_pylist()) == ["0", "1", "2", "3"]
+        assert sorted(named(anywhere.rows())) == ["0", "1", "2", "3"]
         anywhere.compact("s")
         assert finals(anywhere) == ["rows/s.ID.parquet"]
-        assert sorted(anywhere.rows()["key"].to_pylist()) == ["0", "1", "2", "3"]
+        assert sorted(named(anywhere.rows())) == ["0", "1", "2", "3"]
 
     def test_killed_while_writing_loses_nothing(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
         for i in range(3):
@@ -197,15 +215,15 @@ class TestCompact:
         with pytest.raises(KeyboardInterrupt):
             store.compact("s")
         monkeypatch.undo()
-        assert sorted(store.rows()["key"].to_pylist()) == ["0", "1", "2"]
+        assert sorted(named(store.rows())) == ["0", "1", "2"]
 
     def test_a_row_written_again_meanwhile_stays(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
         for i in range(3):
             store.put_row(make_row(str(i), status="failed"))
         real = store.files.put_table
 
-        def and_then_another(path: str, table: pa.Table) -> None:
-            real(path, table)
+        def and_then_another(path: str, table: pa.Table, note: bytes) -> None:
+            real(path, table, note)
             if path.startswith("rows/s."):
                 monkeypatch.undo()
                 store.put_row(make_row("1", seconds=5.0))
@@ -213,7 +231,7 @@ class TestCompact:
         monkeypatch.setattr(store.files, "put_table", and_then_another)
         store.compact("s")
         for _ in range(2):
-            found = store.row("1")
+            found = store.row(keyed("1"))
             assert found is not None
             assert (found["status"], found["seconds"]) == ("done", 5.0)
             store.compact("s")
@@ -244,9 +262,9 @@ class TestCompact:
 
         monkeypatch.setattr(store.files, "list", meanwhile)
         if how == "row":
-            assert [store.row(key) is not None for key in "abcd"] == [True] * 4
+            assert [store.row(keyed(made)) is not None for made in "abcd"] == [True] * 4
         else:
-            assert sorted({"rows": store.rows, "index": store.index}[how]()["key"].to_pylist()) == list("abcd")
+            assert sorted(named({"rows": store.rows, "index": store.index}[how]())) == list("abcd")
 
     def test_what_cannot_be_read_is_neither_replaced_nor_deleted(self, anywhere: Store) -> None:
         anywhere.put_row(make_row("1"))
@@ -263,31 +281,31 @@ class TestCompact:
         assert anywhere.files.get("rows/s/2.parquet") == b"PAR1 cut"
         for key in ("1", "3"):
             with pytest.warns(DamagedFile, match="later"):
-                assert anywhere.row(key) is not None
+                assert anywhere.row(keyed(key)) is not None
 
     def test_two_launches_compacting_at_once_lose_nothing(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
         """One has read row 0; then row 1 arrives and the other compacts both; then the first writes."""
         store.put_row(make_row("0"))
         real, other = store.files.put_table, Store(store.uri)
 
-        def late(path: str, table: pa.Table) -> None:
+        def late(path: str, table: pa.Table, note: bytes) -> None:
             other.put_row(make_row("1"))
             other.compact("s")
-            real(path, table)
+            real(path, table, note)
 
         monkeypatch.setattr(store.files, "put_table", late)
         store.compact("s")
         monkeypatch.undo()
-        assert sorted(store.rows()["key"].to_pylist()) == ["0", "1"]
+        assert sorted(named(store.rows())) == ["0", "1"]
         store.compact("s")
         assert finals(store) == ["rows/s.ID.parquet"]
-        assert sorted(store.rows("s")["key"].to_pylist()) == ["0", "1"]
+        assert sorted(named(store.rows("s"))) == ["0", "1"]
 
     def test_thousands_of_rows(self, store: Store) -> None:
         rows = [make_row(f"{i:016x}") for i in range(3000)]
         store.files.put_table("rows/s.0.parquet", to_table(rows[:2000]))
         store.files.put_table("rows/t.0.parquet", to_table(rows[1000:]))
-        assert sorted(store.rows()["key"].to_pylist()) == [row.key for row in rows]
+        assert sorted(store.rows()["key"].to_pylist()) == sorted(row.key for row in rows)
 
 
 class TestIndex:
@@ -311,13 +329,13 @@ class TestIndex:
             store.put_row(make_row(str(i)))
         store.compact("s")
         asked: list[str] = []
-        real = pq.ParquetFile.read
+        real = pq.ParquetFile.iter_batches
 
-        def read(file: pq.ParquetFile, columns: list[str] | None = None, **rest: Any) -> pa.Table:
+        def read(file: pq.ParquetFile, size: int, columns: list[str] | None = None, **rest: Any) -> Any:
             asked.extend(columns or ["everything"])
-            return real(file, columns, **rest)
+            return real(file, size, columns=columns, **rest)
 
-        monkeypatch.setattr(pq.ParquetFile, "read", read)
+        monkeypatch.setattr(pq.ParquetFile, "iter_batches", read)
         names = store.index().column_names
         assert sorted(asked) == sorted(names)
 
@@ -326,8 +344,8 @@ class TestIndex:
         put_bytes(store, "rows/s/old.parquet", row_bytes(make_row("old"), lambda t: t.drop_columns(lost)))
         put_bytes(store, "rows/s/new.parquet", row_bytes(make_row("new"), lambda t: t.append_column("news", pa.array([1]))))
         index = {row["key"]: row for row in store.index("s").to_pylist()}
-        assert index["old"]["time"] is None
-        assert index["new"]["time"] == NOON
+        assert index[keyed("old")]["time"] is None
+        assert index[keyed("new")]["time"] == NOON
 
 
 def renamed(table: pa.Table) -> pa.Table:
@@ -361,20 +379,21 @@ FOREIGN = {
 }
 
 
-def ignored(store: Store, key: str, data: bytes) -> None:
+def ignored(store: Store, made: str, data: bytes) -> None:
     """A file with this content is passed over, by name, by every way of reading, and a new row stands beside it."""
+    key = keyed(made)
     for path in (f"rows/s/{key}.parquet", "rows/other.parquet"):
         put_bytes(store, path, data)
         for read in (store.rows, store.index):
             with pytest.warns(DamagedFile, match=rf"ignored {path.replace('.', '[.]')} in the store .*it will be made again"):
-                assert read()["key"].to_pylist() == ["good"]
+                assert named(read(), "good") == ["good"]
         with pytest.warns(DamagedFile):
             assert store.row(key) is None
         store.files.delete(path)
     put_bytes(store, f"rows/s/{key}.parquet", data)
-    store.put_row(make_row(key))
+    store.put_row(make_row(made))
     with pytest.warns(DamagedFile):
-        assert sorted(store.rows()["key"].to_pylist()) == sorted(["good", key])
+        assert sorted(named(store.rows(), "good", made)) == sorted(["good", made])
     store.files.delete(f"rows/s/{key}.parquet")
     (path,) = (path for path in store.files.list("rows/s") if path.startswith(f"rows/s/{key}."))
     store.files.delete(path)
@@ -421,9 +440,9 @@ class TestDamagedRows:
         anywhere.files.system.create_dir(f"{anywhere.files.root}/rows/empty", recursive=True)
         anywhere.files.system.create_dir(f"{anywhere.files.root}/rows/folder.parquet/below", recursive=True)
         for _ in range(2):
-            assert anywhere.rows()["key"].to_pylist() == ["good"]
-            assert anywhere.rows("empty")["key"].to_pylist() == []
-            assert anywhere.row("half") is None
+            assert named(anywhere.rows(), "good") == ["good"]
+            assert named(anywhere.rows("empty")) == []
+            assert anywhere.row(keyed("half")) is None
             anywhere.compact("empty")
             anywhere.compact("s")
         assert name in finals(anywhere), "the store deletes what it did not write"
@@ -438,16 +457,17 @@ def test_a_foreign_table(store: Store, what: str) -> None:
 class TestRowsOfOtherVersions:
     def test_an_older_row_lacks_a_column(self, anywhere: Store) -> None:
         lost = ["asr_after", "commit", "poisoned", "time"]
-        put_bytes(anywhere, "rows/s/old.parquet", row_bytes(make_row("old", seconds=3.0), lambda t: t.drop_columns(lost)))
+        key = keyed("old")
+        put_bytes(anywhere, f"rows/s/{key}.parquet", row_bytes(make_row("old", seconds=3.0), lambda t: t.drop_columns(lost)))
         anywhere.put_row(make_row("new"))
         assert anywhere.rows().schema == SCHEMA
-        old = {r["key"]: r for r in anywhere.rows().to_pylist()}["old"]
+        old = {r["key"]: r for r in anywhere.rows().to_pylist()}[key]
         assert (old["seconds"], *(old[name] for name in lost)) == (3.0, None, None, None, None)
         row = of_record(old)
         assert (row.commit, row.poisoned, row.seconds) == ("", 0, 3.0)
         assert row.asr_after != row.asr_after
         anywhere.put_row(row)
-        assert anywhere.row("old") == {**old, "commit": "", "poisoned": 0}
+        assert anywhere.row(key) == {**old, "commit": "", "poisoned": 0}
 
     def test_one_without_a_time_is_the_oldest(self, anywhere: Store) -> None:
         for sweep in ("a", "c"):
@@ -457,8 +477,9 @@ class TestRowsOfOtherVersions:
         assert anywhere.rows()["seconds"].to_pylist() == [1.0]
 
     def test_a_newer_row_has_a_column_more(self, anywhere: Store) -> None:
-        put_bytes(anywhere, "rows/s/k.parquet", row_bytes(make_row("k"), lambda t: t.append_column("news", pa.array([1]))))
-        found = anywhere.row("k")
+        newer = row_bytes(make_row("k"), lambda t: t.append_column("news", pa.array([1])))
+        put_bytes(anywhere, f"rows/s/{keyed('k')}.parquet", newer)
+        found = anywhere.row(keyed("k"))
         assert found is not None
         assert of_record(found) == make_row("k")
 
@@ -530,7 +551,7 @@ class TestVictims:
         assert found is not None
         assert found[0].keys() == parts.keys()
         assert all(same(found[0][part], parts[part]) for part in parts)
-        assert {k: str(v) for k, v in found[1].items() if k != "bytes"} == {k: str(v) for k, v in about.items()}
+        assert {k: str(v) for k, v in found[1].items() if k in about} == {k: str(v) for k, v in about.items()}
         assert anywhere.victim_about("v") is not None
 
     def test_a_channels_last_model_loads_as_it_was(self, store: Store) -> None:
@@ -646,7 +667,7 @@ def test_what_is_replaced_while_it_is_read_is_not_damaged(store: Store, monkeypa
         return real(path) + b"\0" if reads[path] == 1 else real(path)
 
     monkeypatch.setattr(store.files, "get", garbled)
-    assert store.row("k") is not None
+    assert store.row(keyed("k")) is not None
     assert store.table("masks", "k") is not None
     assert store.victim("v") is not None
     assert store.checkpoint("v").load() is not None
@@ -669,7 +690,7 @@ def test_nothing_written_is_a_pickle(anywhere: Store) -> None:
                 list(pickletools.genops(data))
     assert sorted(kinds) == [
         "checkpoints/v.safetensors",
-        f"rows/s/{'a' * 16}.ID.parquet",
+        f"rows/s/{make_row().key}.ID.parquet",
         "tables/masks/k.parquet",
         "victims/v/model.safetensors",
         "victims/v/victim.json",
@@ -677,19 +698,29 @@ def test_nothing_written_is_a_pickle(anywhere: Store) -> None:
     assert "zip" not in kinds.values(), "torch.save writes a zip of pickles"
 
 
+AGAIN = """
+import dataclasses, json, pathlib, sys
+from bdray.results import of_record
+from bdray.spec import key_of
+from bdray.store import Store
+
+def again(row, made):
+    spec = {**json.loads(row.spec), "made": made}
+    return dataclasses.replace(row, key=key_of(spec), spec=json.dumps(spec, sort_keys=True))
+"""
+
+
 class TestWriters:
     def test_killed_in_the_middle(self, store: Store) -> None:
         """kill -9 while rows and victims are written, at four moments: what has a final name is whole."""
-        store.put_row(make_row("seed", spec="x" * 100_000))
+        store.put_row(make_row("seed", "x" * 100_000))
         script = (
-            "import dataclasses, itertools, sys\n"
-            "from bdray.results import of_record\n"
-            "from bdray.store import Store\n"
+            f"{AGAIN}\nimport itertools\n"
             "store = Store(sys.argv[1])\n"
-            "row = of_record(store.row('seed'))\n"
+            "row = of_record(store.rows().to_pylist()[0])\n"
             "print('ready', flush=True)\n"
             "for i in itertools.count(int(sys.argv[2])):\n"
-            "    store.put_row(dataclasses.replace(row, key=f'{i:016x}'))\n"
+            "    store.put_row(again(row, f'{i:016x}'))\n"
             "    store.files.put(f'victims/{i}/model.safetensors', b'whole' * 100_000)\n"
         )
         for attempt in range(4):
@@ -703,7 +734,7 @@ class TestWriters:
             warnings.simplefilter("error")
             rows = store.rows()
         assert len(rows) >= 5
-        assert set(rows["spec"].to_pylist()) == {"x" * 100_000}
+        assert {json.loads(spec)["padding"] for spec in rows["spec"].to_pylist()} == {"x" * 100_000}
         names = [p for p in finals(store) if p.startswith("victims/") and p.endswith(".safetensors")]
         assert {store.files.get(p) for p in names} == {b"whole" * 100_000}
         store.compact("s")
@@ -716,15 +747,15 @@ class TestWriters:
             writers = [context.Process(target=_write_often, args=(store.uri, n)) for n in range(2)]
             for writer in writers:
                 writer.start()
-        seen = set()
+        seen: set[tuple[float, str]] = set()
         while any(writer.is_alive() for writer in writers):
-            seen |= {(r["seconds"], r["spec"]) for r in store.rows().to_pylist()}  # a DamagedFile would be an error
+            seen |= {(r["seconds"], r["error"]) for r in store.rows().to_pylist()}  # a DamagedFile would be an error
         for writer in writers:
             writer.join()
         assert [writer.exitcode for writer in writers] == [0, 0]
-        seen |= {(r["seconds"], r["spec"]) for r in store.rows().to_pylist()}
+        seen |= {(r["seconds"], r["error"]) for r in store.rows().to_pylist()}
         assert seen <= {(0.0, "0" * 50_000), (1.0, "1" * 50_000)}
-        assert set(finals(store)) == {f"rows/s/{'a' * 16}.ID.parquet"}
+        assert set(finals(store)) == {f"rows/s/{keyed('a' * 16)}.ID.parquet"}
         store.compact("s")
         assert finals(store) == ["rows/s.ID.parquet"]
 
@@ -752,19 +783,17 @@ def _make_often(folder: Path) -> None:
 def _write_often(uri: str, number: int) -> None:
     store = Store(uri)
     for _ in range(40):
-        store.put_row(make_row(seconds=float(number), spec=str(number) * 50_000))
+        store.put_row(make_row(seconds=float(number), error=str(number) * 50_000))
 
 
-WRITER = """
-import dataclasses, pathlib, sys
-from bdray.results import of_record
-from bdray.store import Store
+WRITER = f"""{AGAIN}
 store, proof, start, count = Store(sys.argv[1]), pathlib.Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
-row = of_record(store.row("seed"))
+row = of_record(store.rows().to_pylist()[0])
 for i in range(start, start + count):
     for status in ("failed", "done"):
-        store.put_row(dataclasses.replace(row, key=f"{i:05}", status=status))
-        (proof / f"{i:05}.{status}").touch()
+        new = dataclasses.replace(again(row, str(i)), status=status)
+        store.put_row(new)
+        (proof / f"{{new.key}}.{{status}}").touch()
 """
 COMPACTOR = """
 import pathlib, sys
@@ -809,8 +838,9 @@ class TestManyAtOnce:
     def check(self, store: Store, count: int) -> None:
         store.compact("s")
         assert finals(store) == ["rows/s.ID.parquet"]
-        statuses = {row["key"]: row["status"] for row in store.rows("s").to_pylist()}
-        assert statuses == {"seed": "done", **{f"{i:05}": "done" for i in range(2 * count)}}
+        rows = store.rows("s").to_pylist()
+        assert {json.loads(row["spec"])["made"] for row in rows} == {"seed", *map(str, range(2 * count))}
+        assert {row["status"] for row in rows} == {"done"}
 
     def test_on_a_disk(self, store: Store, tmp_path: Path) -> None:
         assert self.run(store, tmp_path / "proof", 60, compactors=2) > 3
@@ -859,7 +889,7 @@ class TestWritable:
         with pytest.raises(BadInput, match="cannot write"):
             store.put_row(make_row())
         assert len(store.rows()) == 0
-        assert store.row("k") is None
+        assert store.row(keyed("k")) is None
 
     def test_a_folder_without_permission(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
         def refused(*_: object, **__: object) -> None:
@@ -887,7 +917,7 @@ class TestWritable:
                 raise OSError("When reading: curlCode 28, Timeout was reached\nmore")
 
         monkeypatch.setattr(anywhere.files, "system", Down())
-        for read in (anywhere.rows, lambda: anywhere.row("k"), lambda: anywhere.victim("v"), lambda: anywhere.compact("s")):
+        for read in (anywhere.rows, lambda: anywhere.row(keyed("k")), lambda: anywhere.victim("v"), lambda: anywhere.compact("s")):
             with pytest.raises(BadInput, match=r"cannot .* the store .*Timeout was reached; "):
                 read()
 
