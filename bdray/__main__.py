@@ -230,8 +230,7 @@ def _run(options: argparse.Namespace) -> None:
         before = store.row(options.again)
         if before is None:
             raise BadInput(
-                f"no row {options.again!r} in the store {store.uri!r}; "
-                "`bdray table --sql 'SELECT key FROM rows'` lists them"
+                f"no row {options.again!r} in the store {store.uri!r}; `bdray table --sql 'SELECT key FROM rows'` lists them"
             )
         experiment = Experiment.of(spec_of(before))
     else:

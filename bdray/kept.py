@@ -42,7 +42,12 @@ class _Timed:
 
     def load(self) -> tuple[dict[str, Tensor], int] | None:
         found = self._checkpoint.load()
-        if found is not None and (history := found[0].get("history")) is not None and history.shape == (found[1], 2) and found[1]:
+        if (
+            found is not None
+            and (history := found[0].get("history")) is not None
+            and history.shape == (found[1], 2)
+            and found[1]
+        ):
             self.seconds = float(history[-1, 1])
         return found
 

@@ -170,7 +170,7 @@ def faults(table: pa.Table) -> dict[int, str]:
             column = column.cast(pa.int64())
         if _suspect(name, column, good):
             for at, value in enumerate(column.to_pylist()):
-                if value is None and name in TOLD or value is not None and not good(value):
+                if (value is None and name in TOLD) or (value is not None and not good(value)):
                     got = "more" if name in ("spec", "error") else str(value)[:40]
                     found.setdefault(at, f"{name}: got {got}, expected {expected}")
     columns = [table[name].to_pylist() for name in ("key", "spec", "seed", *NAMES)]
@@ -216,7 +216,7 @@ def _is_measured(proxies: str) -> bool:
     except (ValueError, RecursionError):
         return False
     return isinstance(values, dict) and all(
-        value is None or isinstance(value, int | float) and math.isfinite(value) for value in values.values()
+        value is None or (isinstance(value, int | float) and math.isfinite(value)) for value in values.values()
     )
 
 

@@ -1,6 +1,6 @@
 """Seals: the SHA-256 of a Parquet file in the file itself, so that no flipped bit is read for a value.
 
-The seal stands between the last page and the footer. Nothing points there, so every reader of Parquet passes over it, and whoever
+The seal stands between the last page and the footer. Nothing points there, so every reader of Parquet passes over it, and who
 writes the table anew leaves it out.
 """
 

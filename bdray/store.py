@@ -8,7 +8,7 @@
     checkpoints/<key>.safetensors   the last finished epoch of a victim in training, and <victim>.<key> of what settings of a
                                     defense have in common (kept; it may be deleted)
 
-Nothing here is a pickle, every file but the claims and TensorBoard's has a checksum of its content in it, and a victim's JSON has
+Nothing here is a pickle; every file but the claims and TensorBoard's has a checksum of its content in it, and a victim's JSON
 those of its parts. What is half-written, damaged or foreign is passed over with a warning, never fatal.
 """
 

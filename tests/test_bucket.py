@@ -24,7 +24,7 @@ from bdray.filesystems import with_defaults
 from bdray.spec import BadInput
 from bdray.store import Store
 from tests.bucket import Server
-from tests.test_store import finals, make_row
+from tests.test_store import finals, keyed, make_row, named
 
 MIB = 2**20
 
@@ -106,7 +106,8 @@ class TestRefusals:
             text = refused(server.fresh())
             assert "The AWS Access Key Id you provided does not exist" in text
             assert "give credentials that may list, read, write and delete there" in text
-            tries: list[Callable[[], object]] = [bucket.rows, bucket.index, lambda: bucket.row("k"), bucket.check_writable]
+            tries: list[Callable[[], object]] = [bucket.rows, bucket.index, lambda: bucket.row(keyed("k"))]
+            tries.append(bucket.check_writable)
             tries += [lambda: bucket.put_row(make_row("l")), lambda: bucket.victim("v"), lambda: bucket.compact("s")]
             tries += [lambda: bucket.files.delete("rows"), lambda: bucket.files.delete_folder("rows")]
             for attempt in tries:
@@ -115,7 +116,7 @@ class TestRefusals:
                 assert "\n" not in str(caught.value)
         finally:
             server.check_rights(False)
-        assert bucket.row("k") is not None
+        assert bucket.row(keyed("k")) is not None
 
     def test_no_credentials(self, scripted: Callable[..., Scripted], monkeypatch: pytest.MonkeyPatch) -> None:
         """Without any, requests are not signed; a bucket that is not public refuses them."""
@@ -230,7 +231,7 @@ class TestWhoElse:
         answer = subprocess.run(
             [sys.executable, "-c", words, bucket.location()], capture_output=True, text=True, check=True, cwd="/"
         )
-        assert answer.stdout == "['k']\n"
+        assert answer.stdout == f"['{keyed('k')}']\n"
         assert answer.stderr == ""
 
     def test_a_folder_below(self, anywhere: Store) -> None:
@@ -244,12 +245,12 @@ class TestWhoElse:
 
     def test_the_command_line(self, bucket: Store) -> None:
         """It ends by itself, and prints nothing of pyarrow's."""
-        bucket.put_row(make_row("k", spec="{}"))
+        bucket.put_row(make_row("k"))
         words = ["table", "--store", bucket.uri, "--sql", "SELECT key FROM rows", "--csv"]
         answer = subprocess.run(
             [sys.executable, "-m", "bdray", *words], capture_output=True, text=True, timeout=60, check=False
         )
-        assert (answer.returncode, answer.stdout.split(), answer.stderr) == (0, ["key", "k"], "")
+        assert (answer.returncode, answer.stdout.split(), answer.stderr) == (0, ["key", keyed("k")], "")
 
     def test_the_address_from_the_environment(self, bucket: Store, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
         bucket.put_row(make_row("k"))
@@ -271,18 +272,18 @@ class TestWhoElse:
             child.start()
         child.join(60)
         assert child.exitcode == 0
-        assert sorted(bucket.rows()["key"].to_pylist()) == ["child 0", "child 1", "parent"]
+        assert sorted(named(bucket.rows(), "child 0", "child 1", "parent")) == ["child 0", "child 1", "parent"]
 
     def test_threads(self, bucket: Store) -> None:
         with ThreadPoolExecutor(8) as pool:
             list(pool.map(lambda i: bucket.put_row(make_row(f"{i:03}")), range(40)))
-        assert sorted(bucket.rows()["key"].to_pylist()) == [f"{i:03}" for i in range(40)]
+        assert sorted(named(bucket.rows(), *(f"{i:03}" for i in range(40)))) == [f"{i:03}" for i in range(40)]
         bucket.compact("s")
         assert finals(bucket) == ["rows/s.ID.parquet"]
 
 
 def _in_a_fork(store: Store) -> None:
-    assert store.row("parent") is not None
+    assert store.row(keyed("parent")) is not None
     for number, one in enumerate((store, Store(store.location()))):
         one.put_row(make_row(f"child {number}"))
         one.files.put("large", b"x" * (12 * MIB))
@@ -305,8 +306,8 @@ class TestFsspec:
             memory.put_row(make_row(str(i)))
         memory.compact("s")
         memory.put_row(make_row("3"))
-        assert sorted(memory.rows()["key"].to_pylist()) == ["0", "1", "2", "3"]
-        assert memory.row("1") is not None
+        assert sorted(named(memory.rows())) == ["0", "1", "2", "3"]
+        assert memory.row(keyed("1")) is not None
         memory.put_table("curves", "k", pa.table({"x": [1]}))
         assert memory.table("curves", "k") is not None
         memory.put_victim_part("v", "attack", {"x": torch.ones(3)})

@@ -12,9 +12,10 @@ import pytest
 import torch
 
 from bdray.claims import Claims
+from bdray.results import CURVES
 from bdray.spec import BadInput
 from bdray.store import Store
-from tests.test_store import files, finals, make_row
+from tests.test_store import files, finals, keyed, make_row, named
 
 
 class Disk:
@@ -67,7 +68,7 @@ def writes(store: Store) -> dict[str, Callable[[], object]]:
     tensors = {"x": torch.ones(30_000)}
     return {
         "check": store.check_writable,
-        "row": lambda: store.put_row(make_row("large", spec="x" * 100_000)),
+        "row": lambda: store.put_row(make_row("large", "x" * 100_000)),
         "table": lambda: store.put_table("curves", "k", pa.table({"step": range(50_000)})),
         "victim": lambda: store.put_victim("v", {"model": tensors}, {}),
         "part": lambda: store.put_victim_part("w", "attack", tensors),
@@ -87,15 +88,15 @@ def refused(attempt: Callable[[], object], why: str) -> None:
 def held(store: Store) -> None:
     """Something of every kind, and the same again after every refusal."""
     for i in range(3):
-        store.put_row(make_row(str(i), spec=os.urandom(2000).hex()))
-    store.put_table("curves", "k", pa.table({"step": [1]}))
+        store.put_row(make_row(str(i), os.urandom(2000).hex()))
+    store.put_table("curves", "k", CURVES.empty_table())
     store.put_victim("v", {"model": {"x": torch.zeros(3)}}, {})
     store.checkpoint("v").save({"x": torch.zeros(3)}, 1)
 
 
 def whole(store: Store) -> None:
     """What `held` left, all of it readable."""
-    assert sorted(store.rows()["key"].to_pylist()) == ["0", "1", "2"]
+    assert sorted(named(store.rows())) == ["0", "1", "2"]
     assert len(store.index("s")) == 3
     table, victim, checkpoint = store.table("curves", "k"), store.victim("v"), store.checkpoint("v").load()
     assert table is not None
@@ -146,7 +147,7 @@ class TestFull:
         disk.store.put_row(make_row("small"))
         refused(writes(disk.store)["victim"], "No space left")
         refused(writes(disk.store)["checkpoint"], "No space left")
-        assert disk.store.row("small") is not None
+        assert disk.store.row(keyed("small")) is not None
         found = disk.store.victim("v")
         assert found is not None
         assert found[0]["model"]["x"].tolist() == [0, 0, 0]
@@ -182,7 +183,7 @@ class TestReadOnly:
 
     def test_it_is_read(self, sealed: Disk) -> None:
         whole(sealed.store)
-        assert Store(sealed.store.location()).row("1") is not None
+        assert Store(sealed.store.location()).row(keyed("1")) is not None
 
     def test_nothing_is_written(self, sealed: Disk) -> None:
         before = files(sealed.store)

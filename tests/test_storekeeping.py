@@ -11,21 +11,23 @@ import pytest
 import torch
 
 from bdray.__main__ import main
+from bdray.results import CURVES
 from bdray.spec import BadInput
 from bdray.store import Store
 from bdray.storekeeping import check, compact, show
+from bdray.trials import Trial, put_trial
 from tests.test_store import files, finals, make_row
 
 
 def filled(store: Store) -> Store:
     """One file of every kind, all of them sound; the victim `used` has two rows, `idle` none, and `begun` is in training."""
     for i, status in enumerate(("done", "done", "failed", "skipped")):
-        store.put_row(make_row(f"k{i}", status=status, victim="used" if i < 3 else ""))
+        store.put_row(make_row(f"k{i}", status=status, victim="used" if i < 3 else "none"))
     store.put_row(make_row("k0", sweep="t", victim="used"))
     store.put_row(make_row("k9", sweep="t", victim="gone"))
     store.compact("t")
     for key in ("k0", "used"):
-        store.put_table("curves", key, pa.table({"step": [1]}))
+        store.put_table("curves", key, CURVES.empty_table())
     store.put_table("masks", "k0", pa.table({"mask": [1.0]}))
     store.put_table("features", "k0", pa.table({"x": [1.0]}))
     for key in ("used", "idle"):
@@ -33,7 +35,8 @@ def filled(store: Store) -> Store:
     store.put_victim_part("begun", "attack", {"y": torch.ones(2)})
     store.checkpoint("begun").save({"x": torch.ones(3)}, 2)
     store.files.put("tensorboard/s/k0/events.out.tfevents.1", b"x" * 5000)
-    store.files.put("searches/s/k0.parquet", store.files.get("curves/k0.parquet"))
+    trial = Trial(key="k0", sweep="s", state="finished", steps=1, objective="defender", setting={"lr": 0.1}, cells=["a"])
+    put_trial(store, trial)
     store.files.put("ray/x/state.pkl", b"x")
     store.files.put("claims/launches/a.json", b"{}")
     store.files.put("notes.txt", b"x")
@@ -209,7 +212,7 @@ class TestCheck:
         real = store.files.info
 
         def info(path: str) -> object:
-            store.put_table("curves", "k", pa.table({"step": [1]}))
+            store.put_table("curves", "k", CURVES.empty_table())
             return real(path)
 
         monkeypatch.setattr(store.files, "info", info)

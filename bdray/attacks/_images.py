@@ -9,6 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from bdray.data import Splits
+from bdray.imagefile import opened
 from bdray.spec import BadInput
 
 PART = 256  # images stamped at a time
@@ -70,10 +71,10 @@ def check_room(field: str, size: int, splits: Splits, least: int = 1, patches: i
 def read(field: str, file: str) -> Image.Image:
     """A picture file. Raises BadInput where it cannot be read."""
     try:
-        with Image.open(Path(file).expanduser()) as found:
+        with opened(Path(file).expanduser()) as found:
             found.load()
             return found
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise BadInput(f"{field}: got {file!r}, expected a picture file that can be read ({error})") from None
 
 

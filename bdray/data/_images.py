@@ -1,6 +1,5 @@
 """What the readers of image data sets share: the shape of one, finding files, decoding them into one uint8 tensor."""
 
-import io
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from bdray.data import Data, Samples
+from bdray.imagefile import opened
 from bdray.spec import BadInput
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -103,7 +103,7 @@ def decode(encoded: Sequence[Path] | Sequence[bytes], size: int | None, names: S
 
 def _pixels(source: Path | bytes, size: int | None) -> np.ndarray:
     """One image as uint8 [3, H, W]."""
-    with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+    with opened(source) as image:
         if image.mode[0] in "IF":  # Pillow would clip them to white
             raise ValueError(f"its pixels are {image.mode}, expected 8 bits a channel")
         # A palette with shades of transparency goes through RGBA, or Pillow warns.

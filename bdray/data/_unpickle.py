@@ -1,10 +1,12 @@
-"""Read the pickles of the CIFAR distributions without running what a pickle may run.
+"""Read the pickles of the CIFAR distributions without running what a pickle may run, or taking more memory than the file has
+bytes.
 
 A pickle names functions to call and states to set. Here the only names it may use lead to the few lines below, never
 into NumPy: a forged state set on a real dtype or array can make NumPy read memory that is not its own. It also keeps
 files written by NumPy 1 (`numpy.core`) and 2 (`numpy._core`), by Python 2 and 3, readable under any version.
 """
 
+import io
 import pickle
 import re
 from pathlib import Path
@@ -20,8 +22,8 @@ class _Dtype:
 
     def __init__(self, code: str | bytes, *flags: object) -> None:
         text = code.decode("ascii") if isinstance(code, bytes) else code
-        if not re.fullmatch("[biuf][1248]", text):
-            raise pickle.UnpicklingError(f"it holds an array of type {text!r}")
+        if not isinstance(text, str) or not re.fullmatch("[biuf][1248]", text):
+            raise pickle.UnpicklingError(f"it holds an array of type {_brief(text)}")
         self.value = np.dtype(text)
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
@@ -41,13 +43,13 @@ class _Array:
 
 def _reconstruct(kind: type, *shape_and_code: object) -> _Array:
     if kind is not _Array:
-        raise pickle.UnpicklingError(f"it builds an array from {kind!r}")
+        raise pickle.UnpicklingError(f"it builds an array from {_brief(kind)}")
     return _Array()
 
 
 def _encode(text: str, encoding: str) -> bytes:
     if encoding != "latin1":
-        raise pickle.UnpicklingError(f"it asks for the encoding {encoding!r}")
+        raise pickle.UnpicklingError(f"it asks for the encoding {_brief(encoding)}")
     return text.encode("latin1")
 
 
@@ -65,13 +67,111 @@ _ALLOWED = {
 }
 
 
-class _ArraysOnly(pickle.Unpickler):
-    """Allows arrays and what pickle builds itself (dicts, lists, tuples, numbers, texts), nothing else."""
+_OPCODES = (
+    pickle.PROTO,
+    pickle.FRAME,
+    pickle.STOP,
+    pickle.MARK,
+    pickle.POP,
+    pickle.POP_MARK,
+    pickle.NONE,
+    pickle.NEWTRUE,
+    pickle.NEWFALSE,
+    pickle.INT,
+    pickle.BININT,
+    pickle.BININT1,
+    pickle.BININT2,
+    pickle.LONG,
+    pickle.LONG1,
+    pickle.LONG4,
+    pickle.FLOAT,
+    pickle.BINFLOAT,
+    pickle.STRING,
+    pickle.BINSTRING,
+    pickle.SHORT_BINSTRING,
+    pickle.UNICODE,
+    pickle.BINUNICODE,
+    pickle.SHORT_BINUNICODE,
+    pickle.BINUNICODE8,
+    pickle.BINBYTES,
+    pickle.SHORT_BINBYTES,
+    pickle.BINBYTES8,
+    pickle.EMPTY_LIST,
+    pickle.LIST,
+    pickle.APPEND,
+    pickle.APPENDS,
+    pickle.EMPTY_TUPLE,
+    pickle.TUPLE,
+    pickle.TUPLE1,
+    pickle.TUPLE2,
+    pickle.TUPLE3,
+    pickle.EMPTY_DICT,
+    pickle.SETITEM,
+    pickle.SETITEMS,
+    pickle.DICT,
+    pickle.GLOBAL,
+    pickle.STACK_GLOBAL,
+    pickle.REDUCE,
+    pickle.BUILD,
+    pickle.GET,
+    pickle.BINGET,
+    pickle.LONG_BINGET,
+    pickle.PUT,
+    pickle.BINPUT,
+    pickle.LONG_BINPUT,
+    pickle.MEMOIZE,
+)
+"""What such a pickle is made of. No sets, whose members are hashed, no objects but by `find_class`, no buffers of a claimed
+size."""
+
+
+class _ArraysOnly(pickle._Unpickler):  # type: ignore[name-defined,misc]
+    """Allows arrays and what pickle builds itself (dicts, lists, tuples, numbers, texts), nothing else. This is the one
+    in Python: its memo is a dict, and that of the one in C an array as long as the largest index that a file claims."""
+
+    dispatch = {
+        code: call
+        for code, call in pickle._Unpickler.dispatch.items()  # type: ignore[attr-defined]
+        if code in {opcode[0] for opcode in _OPCODES}
+    }
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _ALLOWED:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+            raise pickle.UnpicklingError(f"it asks for {_brief(module)}.{_brief(name)}")
         return _ALLOWED[module, name]
+
+    def load_build(self) -> None:
+        """Only the stand-ins above have a state; a forged one would be set on them, too, where it was a class's."""
+        if not isinstance(self.stack[-2], _Dtype | _Array):
+            raise pickle.UnpicklingError(f"it sets the state of a {type(self.stack[-2]).__name__}")
+        super().load_build()
+
+    def load_setitem(self) -> None:
+        self._check_keys(self.stack[-2:-1])
+        super().load_setitem()
+
+    def load_setitems(self) -> None:
+        self._check_keys(self.stack[::2])
+        super().load_setitems()
+
+    def load_dict(self) -> None:
+        self._check_keys(self.stack[::2])
+        super().load_dict()
+
+    def _check_keys(self, keys: list[Any]) -> None:
+        """A nested tuple of a hundred bytes takes years to hash."""
+        if not all(isinstance(key, str | bytes | int) for key in keys):
+            raise pickle.UnpicklingError("it has a key that is neither a text nor a number")
+
+    dispatch[pickle.BUILD[0]] = load_build
+    dispatch[pickle.SETITEM[0]] = load_setitem
+    dispatch[pickle.SETITEMS[0]] = load_setitems
+    dispatch[pickle.DICT[0]] = load_dict
+
+
+def _brief(what: object) -> str:
+    """A text as it may be shown, and of anything else, which may take years to show, its type."""
+    return repr(what[:80]) if isinstance(what, str | bytes) else type(what).__name__
 
 
 def arrays(path: Path) -> dict[str, Any]:
@@ -80,8 +180,8 @@ def arrays(path: Path) -> dict[str, Any]:
     Raises BadInput, naming the file.
     """
     try:
-        with path.open("rb") as file:
-            found = _ArraysOnly(file, encoding="bytes").load()
+        # Not from the file itself: of a claimed length, no more is read than there is.
+        found = _ArraysOnly(io.BytesIO(path.read_bytes()), encoding="bytes").load()
         if isinstance(found, dict):
             found = {_text(key): value.value if isinstance(value, _Array) else value for key, value in found.items()}
     except Exception as error:  # a cut or forged pickle can raise nearly anything

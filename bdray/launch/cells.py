@@ -4,7 +4,6 @@ import contextlib
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,8 @@ from bdray.launch.work import AWAY, LIVES, REFUSED, SHOWN, Work, run_cell
 from bdray.spec import BadInput
 from bdray.store import Store
 
+WAIT = "wait"
+"""In a trial's parameters: seconds before its start, after its worker died."""
 AT_ONCE = 500
 """Cells in one call of Tune, whose memory and snapshots grow with them; the rows are compacted in between."""
 
@@ -43,10 +44,8 @@ def run_cells(
             _trial,
             listener,
             work,
-            param_space={
-                "cell": tune.grid_search([(at, cell.experiment.config(), cell.key in again) for at, cell in enumerate(part)]),
-                "work": work,
-            },
+            {"cell": tune.grid_search([(at, cell.experiment.config(), cell.key in again) for at, cell in enumerate(part)])},
+            work,
         )
         for result in results:
             cell = part[result.config["cell"][0]]
@@ -79,11 +78,11 @@ def said(end: End) -> str:
     return end.reason if end.kind == "raised" else f"its worker died {LIVES} times: {end.reason}"
 
 
-def _trial(config: dict[str, Any]) -> dict[str, Any]:
+def _trial(config: dict[str, Any], told: Work) -> dict[str, Any]:
     """One cell. The row is written here, by `run`; Tune only hears how it ended."""
     _, cell, again = config["cell"]
-    time.sleep(config["work"].wait)
-    row = run_cell(cell, config["work"], again)
+    time.sleep(config.get(WAIT, 0.0))
+    row = run_cell(cell, told, again)
     return {name: row[name] for name in SHOWN if row.get(name) is not None}
 
 
@@ -102,11 +101,7 @@ class Listener(tune.Callback):
         self.deaths[trial.trial_id] += end_of_trial(trial).kind != "machine"
         deaths = self.deaths[trial.trial_id]
         trial.max_failures = trial.num_failures - deaths + LIVES - 1
-        trial.config = self.delayed(trial.config, 2.0 ** (deaths - 1) if deaths else 0.0)
-
-    def delayed(self, config: dict[str, Any], seconds: float) -> dict[str, Any]:
-        """A trial's configuration, with a wait before its start."""
-        return {**config, "work": replace(config["work"], wait=seconds)}
+        trial.config = {**trial.config, WAIT: 2.0 ** (deaths - 1) if deaths else 0.0}
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self.show(trials)
@@ -132,18 +127,19 @@ class _Listener(Listener):
 
 
 def fit(
-    trainable: Callable[..., Any], listener: Listener, work: Work, param_space: dict[str, Any], **config: Any
+    trainable: Callable[..., Any], listener: Listener, work: Work, param_space: dict[str, Any], told: Any, **config: Any
 ) -> tune.ResultGrid:
-    """Tune over this trainable, in workers that stay. Raises BadInput once the listener was refused something."""
+    """Tune over this trainable, in workers that stay and are `told` this beside their trial's parameters, which Tune writes
+    down and shows. Raises BadInput once the listener was refused something."""
     stopper = _Stopper(listener)
     resources: dict[str, float] = {"cpu": work.cpus, **({"gpu": work.gpus} if work.gpus else {})}
     tuner = tune.Tuner(
-        tune.with_resources(trainable, resources),
+        tune.with_resources(tune.with_parameters(trainable, told=told), resources),
         param_space=param_space,
         tune_config=tune.TuneConfig(reuse_actors=True, trial_dirname_creator=lambda trial: trial.trial_id, **config),
         run_config=tune.RunConfig(
             name=f"cells-{id(listener):x}",
-            storage_path=work.records,
+            **work.storage(),
             verbose=0,
             callbacks=[listener],
             stop=stopper,

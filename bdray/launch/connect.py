@@ -19,6 +19,7 @@ import bdray
 from bdray.launch import growth
 from bdray.launch.sweep import Sweep
 from bdray.launch.vigil import vigil
+from bdray.refusal import shown
 from bdray.signals import kept
 from bdray.spec import BadInput
 from bdray.store import Store
@@ -200,7 +201,7 @@ def _probe(location: str, sign: str, root: str) -> str:
     except BadInput as error:
         return f"cannot use the store ({error})"
     if not seen:
-        return f"does not see the store {location!r}; name a folder that all machines share, or a bucket, with --store"
+        return f"does not see the store {shown(location)!r}; name a folder that all machines share, or a bucket, with --store"
     if root and not os.path.isdir(root):
         return f"has no data folder {root!r}; put the data sets there on every machine, or name a shared one with --data"
     return ""

@@ -14,7 +14,7 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
 from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
-from bdray.launch.cells import Listener, end_of_trial, fit, said
+from bdray.launch.cells import WAIT, Listener, end_of_trial, fit, said
 from bdray.launch.expand import Cells
 from bdray.launch.settings import Setting, cells_of, domains, drawn, members, setting_key
 from bdray.launch.study import Study
@@ -71,15 +71,15 @@ def run_search(sweep: Sweep, before: Past, work: Work, store: Store, slots: int,
     if sweep.search == "random":
         done = [trial.setting for trial in before.over]
         settings = [s for s in (drawn(sweep, number) for number in range(sweep.samples)) if s not in done]
-        space: dict[str, Any] = {"setting": tune.grid_search(settings[:wanted]), "job": job}
+        space: dict[str, Any] = {"setting": tune.grid_search(settings[:wanted])}
         options: dict[str, Any] = {"num_samples": 1}
     else:
-        searcher = _Honest(_searcher(sweep, len(before.over), store), before, size, job)
+        searcher = _Honest(_searcher(sweep, len(before.over), store), before, size)
         space = dict(domains(sweep))
         options = {"num_samples": wanted, "search_alg": searcher, "max_concurrent_trials": slots}
     if not aim.front:
         options |= {"metric": "value", "mode": "max"}
-    fit(_trial, listener, work, space, scheduler=_scheduler(sweep, size), **options)
+    fit(_trial, listener, work, space, job, scheduler=_scheduler(sweep, size), **options)
     return listener.ended
 
 
@@ -107,12 +107,11 @@ class _Job:
     work: Work
 
 
-def _trial(config: dict[str, Any]) -> None:
+def _trial(config: dict[str, Any], told: _Job) -> None:
     """One setting: its panel's cells in turn, each a row; after each the objective over those so far."""
-    job: _Job = config["job"]
     setting = _setting(config)
-    sweep, work = job.sweep, job.work
-    time.sleep(work.wait)
+    sweep, work = told.sweep, told.work
+    time.sleep(config.get(WAIT, 0.0))
     nothing = dict.fromkeys(("value", "utility", "left"), math.nan)
     about: dict[str, Any] = {"setting": setting, "step": 0}
     try:
@@ -139,7 +138,7 @@ def _trial(config: dict[str, Any]) -> None:
 
 def _setting(config: dict[str, Any]) -> Setting:
     """What a trial judges."""
-    setting = config["setting"] if "setting" in config else {p: v for p, v in config.items() if p != "job"}
+    setting = config["setting"] if "setting" in config else {p: v for p, v in config.items() if p != WAIT}
     return {path: getattr(value, "item", lambda value=value: value)() for path, value in setting.items()}
 
 
@@ -200,10 +199,6 @@ class _Listener(Listener):
         self.watch.say(f"{end.status} setting {said_setting(_setting(trial.config))}: {said(end)}")
         self._end(end.status, self.last.pop(trial.trial_id, {}), trial)
 
-    def delayed(self, config: dict[str, Any], seconds: float) -> dict[str, Any]:
-        job: _Job = config["job"]
-        return {**config, "job": dataclasses.replace(job, work=dataclasses.replace(job.work, wait=seconds))}
-
     def _end(self, state: str, result: dict[str, Any], trial: Any) -> None:
         self.number += state != "lost"
         self.ended[state] += 1
@@ -224,9 +219,9 @@ class _Honest(Searcher):
     """A Tune searcher that is told the truth: a stopped trial is no finished one, a resumed search knows what was shown before,
     and settings that were cut off come first."""
 
-    def __init__(self, inner: Searcher, before: Past, size: int, job: _Job) -> None:
+    def __init__(self, inner: Searcher, before: Past, size: int) -> None:
         super().__init__(metric=inner.metric, mode=inner.mode)
-        self.inner, self.before, self.size, self.job = inner, before, size, job
+        self.inner, self.before, self.size = inner, before, size
         self.waiting = list(before.open)
         self.repeated: dict[str, Setting] = {}
 
@@ -240,9 +235,9 @@ class _Honest(Searcher):
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
         if self.waiting:
             self.repeated[trial_id] = self.waiting.pop(0)
-            return {**self.repeated[trial_id], "job": self.job}
-        found = self.inner.suggest(trial_id)
-        return {**found, "job": self.job} if isinstance(found, dict) else found
+            return dict(self.repeated[trial_id])
+        found: dict[str, Any] | None = self.inner.suggest(trial_id)
+        return found
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         if trial_id not in self.repeated and _state(result, self.size) != "failed":

@@ -253,7 +253,7 @@ def _trainer(queue: Any, victims: int, workers: int, work: Work, resources: Reso
         run_config=ray.train.RunConfig(
             # Of its own: Ray Train would take a run of the same name for the one to go on with.
             name=f"victims-{uuid.uuid4().hex[:12]}",
-            storage_path=work.records,
+            **work.storage(),
             callbacks=[_Ends(queue)],
             failure_config=ray.train.FailureConfig(max_failures=LIVES, controller_failure_limit=10),
         ),

@@ -5,14 +5,15 @@ import functools
 import json
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from bdray.board import Board
 from bdray.claims import Claims
 from bdray.experiment import Experiment, run
-from bdray.refusal import Refused
+from bdray.filesystems import open_uri
+from bdray.refusal import Refused, shown
 from bdray.spec import BadInput, Config
 from bdray.store import Store
 
@@ -33,13 +34,14 @@ class Work:
     sweep: str
     launch: str
     """The id that its claims bear."""
-    store: str
+    store: str = field(repr=False)
+    """Its location, with a key or a token where the person gave one: in no text that Ray shows of it."""
     root: str
     """The data folder."""
     folder: str
     """Where relative paths in an experiment start: the folder of the person who typed the command."""
-    records: str
-    """Where Ray keeps its own files of this launch."""
+    records: str = field(repr=False)
+    """Where Ray keeps its own files of this launch, as a location as well."""
     cpus: float
     gpus: float
     """Of one trial; 0 where the cluster has no GPU."""
@@ -47,8 +49,13 @@ class Work:
     """What every row must have measured."""
     imports: tuple[str, ...] = ()
     """Folders in which modules are looked for last: the sweep file's own."""
-    wait: float = 0.0
-    """Seconds before a trial starts again whose worker died."""
+
+    def storage(self) -> dict[str, Any]:
+        """The same for a RunConfig of Ray, which shows and logs the path."""
+        if shown(self.records) == self.records:
+            return {"storage_path": self.records}
+        system, path = open_uri(self.records)
+        return {"storage_path": path, "storage_filesystem": system}
 
     def settle(self) -> tuple[Store, Path, Claims]:
         """Called in a worker: torch takes the threads that Ray gave it, never more; the store, the data folder, the claims."""
