@@ -1,5 +1,5 @@
-"""Tests of a store in which somebody, or a disk, has changed something: no flipped bit is read for a value, no link is followed,
-no forged file stops a reader, takes the memory or steers the terminal, and nothing that is secret in an URI is said."""
+"""Tests of a store that a disk or a person has changed: no flipped bit is read for a value, no link is followed, no forged file
+stops a reader, takes the memory or steers the terminal; and no secret of an URI is said."""
 
 import contextlib
 import hashlib
