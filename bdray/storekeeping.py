@@ -69,7 +69,9 @@ def show(store: Store) -> str:
         statuses = table["status"].to_pylist()
         for key, victim in zip(table["key"].to_pylist(), table["victim"].to_pylist(), strict=True):
             users[victim].add(key)
-        lines.append([sweep, *(statuses.count(status) for status in ("done", "failed", "skipped")), *cost])
+        # What was lost is run again by its sweep: most stores have none.
+        lost = f" ({statuses.count('lost')} lost)" if "lost" in statuses else ""
+        lines.append([f"{sweep}{lost}", *(statuses.count(status) for status in ("done", "failed", "skipped")), *cost])
     whole = {path.split("/")[1] for path, _ in files if path.startswith("victims/") and path.endswith("/victim.json")}
     victims = _sums([(p, i) for p, i in files if _kind(p) == "victims"], lambda path: path.split("/")[1])
     idle = [size for key, (_, size) in victims.items() if not users[key]]

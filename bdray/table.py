@@ -180,7 +180,7 @@ def percent(mean: float | None, spread: float | None = None) -> str:
 def others(rows: pa.Table) -> list[str]:
     """A line on the rows that are not in the table."""
     statuses = rows["status"].to_pylist()
-    found = [f"{statuses.count(s)} {s}" for s in ("skipped", "failed") if s in statuses]
+    found = [f"{statuses.count(s)} {s}" for s in ("skipped", "failed", "lost") if s in statuses]
     return ["", f'not shown: {", ".join(found)}; their reasons: --sql "SELECT key, status, error FROM rows"'] if found else []
 
 

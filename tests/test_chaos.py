@@ -256,7 +256,7 @@ def test_deaths_in_quick_succession(here: Place) -> None:
 
 def test_a_cell_whose_workers_die_is_lost_and_tried_again(here: Place) -> None:
     """Killed each time that it starts; the others run on."""
-    file = here.write_sweep("lost", space(seeds=1, cells=4))
+    file = here.write_sweep("lost", space(seeds=1, cells=4, epochs=1))
     command = here.sweep(file, pause=0.5)
     command.until(lambda: here.events("start"), "a cell", BOUND)
     key = here.events("start")[0]["key"]
@@ -282,7 +282,7 @@ def _starts(here: Place, key: str) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("whom", ["driver", "everybody"])
 def test_signals_end_a_sweep_as_ctrl_c_does(here: Place, number: signal.Signals, whom: str) -> None:
     """Slurm and a closed terminal send them to every process, Kubernetes to the first alone."""
-    file = here.write_sweep("ended", space(seeds=2, cells=4))
+    file = here.write_sweep("ended", space(seeds=1, cells=8, epochs=1))
     command = here.sweep(file, pause=0.3)
     command.until(lambda: here.events("row"), "a row", BOUND)
     for pid in [command.process.pid, *(here.daemons() if whom == "everybody" else [])]:
@@ -295,7 +295,7 @@ def test_signals_end_a_sweep_as_ctrl_c_does(here: Place, number: signal.Signals,
 
 @pytest.mark.parametrize("who", ["raylet/raylet ", "gcs/gcs_server "])
 def test_a_ray_that_dies_ends_the_sweep_with_a_sentence(here: Place, who: str) -> None:
-    file = here.write_sweep("rayless", space(seeds=2, cells=4))
+    file = here.write_sweep("rayless", space(seeds=1, cells=60, epochs=1))
     command = here.sweep(file, pause=0.3)
     command.until(lambda: here.events("row"), "a row", BOUND)
     for pid in here.daemons(who):

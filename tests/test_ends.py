@@ -1,10 +1,12 @@
 """How work ended that left no row, read from what Ray, Tune and Train raise."""
 
 import pytest
+import ray
 import ray.exceptions as raised
 from ray.train import ControllerError, WorkerGroupError
 
-from bdray.launch.ends import End, end_of
+from bdray.launch import ends
+from bdray.launch.ends import End, end_of, forget, judged
 
 HEAD = "The actor died unexpectedly before finishing this task.\n\tclass_name: I\n\tactor_id: 9\n\tpid: 3\n\tip: 10.0.0.1\n"
 KILLED = HEAD + (
@@ -76,3 +78,37 @@ def test_memory_is_blamed_only_where_ray_does() -> None:
 def test_an_end_is_short() -> None:
     assert len(end_of(ValueError("x " * 5000)).reason) <= 450
     assert End("machine", "").status == "lost"
+
+
+class TestMachines:
+    """A worker's death is heard of before that of its machine: Ray's table of nodes is asked."""
+
+    @pytest.fixture
+    def nodes(self, monkeypatch: pytest.MonkeyPatch) -> list[dict]:
+        """Two that live, and one that was dead before."""
+        found = [{"NodeID": name, "Alive": name != "old"} for name in ("here", "there", "old")]
+        monkeypatch.setattr(ray, "nodes", lambda: found)
+        monkeypatch.setattr(ends, "_GONE", {})
+        monkeypatch.setattr(ends, "PATIENCE", {True: 0.3, False: 0.0})
+        forget(["old"])
+        return found
+
+    def test_a_worker_that_died_alone(self, nodes: list[dict]) -> None:
+        assert judged(raised.RayActorError("9", KILLED)).kind == "died"
+
+    def test_one_that_died_with_its_machine(self, nodes: list[dict]) -> None:
+        nodes[1]["Alive"] = False
+        assert judged(raised.RayActorError("9", KILLED)).kind == "machine"
+        assert judged(raised.RayActorError("9", KILLED)).kind == "machine"  # another worker of it
+        assert judged(ValueError("bad")).kind == "raised"
+
+    def test_a_machine_that_turns_out_to_be_lost(self, nodes: list[dict], monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(ends.time, "sleep", lambda _: nodes[1].update(Alive=False))
+        error = raised.ActorUnavailableError("RpcError: Socket closed", None)
+        assert judged(error).kind == "machine"
+
+    def test_a_machine_lost_long_ago_explains_nothing(self, nodes: list[dict], monkeypatch: pytest.MonkeyPatch) -> None:
+        nodes[1]["Alive"] = False
+        assert judged(raised.RayActorError("9", KILLED)).kind == "machine"
+        monkeypatch.setattr(ends, "RECENT", 0.0)
+        assert judged(raised.RayActorError("9", KILLED)).kind == "died"

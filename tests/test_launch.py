@@ -144,8 +144,9 @@ def beside(folder: Path, seeds: str) -> Sweep:
 class TestListener:
     """What Tune is told to do with a trial whose worker ended."""
 
-    def test_a_lost_machine_costs_no_life_and_waits_grow(self, tmp_path: Path) -> None:
+    def test_a_lost_machine_costs_no_life_and_waits_grow(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """Tune has counted each end when it asks; the trial may go on as long as fewer than three of them count."""
+        monkeypatch.setattr(ray, "nodes", lambda: [{"NodeID": "here", "Alive": True}])
         listener = Listener(watch=None)  # type: ignore[arg-type]
         work = Work(sweep="s", launch="l", store="", root="", folder="", records="", cpus=1, gpus=0)
         file = tmp_path / "error.pkl"

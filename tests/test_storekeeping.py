@@ -256,3 +256,11 @@ class TestCommand:
         error = capsys.readouterr().err
         assert error.startswith(f"bdray: {said}")
         assert error.count("\n") == 1
+
+
+def test_lost_rows_are_counted(store: Store) -> None:
+    """Where there are any."""
+    store.put_row(make_row("k0"))
+    assert "lost" not in show(store)
+    store.put_row(make_row("k1", status="lost"))
+    assert "(1 lost)" in show(store)

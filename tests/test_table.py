@@ -178,11 +178,12 @@ class TestGroups:
             make_row({"seed": 1}, status="failed", asr_after=0.9),
             make_row({"seed": 2}, status="skipped", error="no sense"),
             make_row({"seed": 3}, status="skipped"),
+            make_row({"seed": 4}, status="lost", error="its worker died 3 times"),
         ]
         (record,) = table.groups(to_table(rows))
         assert (record["n"], record["asr_after"]) == (1, 0.25)
         last = table.render(to_table(rows)).splitlines()[-1]
-        assert "2 skipped, 1 failed" in last
+        assert "2 skipped, 1 failed, 1 lost" in last
         assert "--sql" in last
         assert "not shown" not in table.render(to_table(rows[:1]))
 

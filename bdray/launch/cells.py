@@ -11,7 +11,7 @@ import ray
 from ray import tune
 
 from bdray.experiment import unfinished_row
-from bdray.launch.ends import End, end_of
+from bdray.launch.ends import End, judged
 from bdray.launch.expand import Cell
 from bdray.launch.watch import Watch
 from bdray.launch.work import AWAY, LIVES, REFUSED, SHOWN, Work, run_cell
@@ -51,7 +51,7 @@ def run_cells(
             cell = part[result.config["cell"][0]]
             status = (result.metrics or {}).get("status")
             if status is None:
-                end = end_of(result.error)
+                end = listener.ends.get(Path(result.path or "").name) or judged(result.error)
                 status = AWAY if end.kind == "machine" else end.status
                 if status != AWAY:
                     row = unfinished_row(cell.experiment, work.sweep, status, said(end))
@@ -70,7 +70,7 @@ def end_of_trial(trial: Any) -> End:
     error = None
     with contextlib.suppress(Exception):  # whatever cannot be read says nothing
         error = ray.cloudpickle.loads(Path(trial.pickled_error_file).read_bytes())
-    return end_of(error)
+    return judged(error)
 
 
 def said(end: End) -> str:
@@ -94,6 +94,8 @@ class Listener(tune.Callback):
     def __init__(self, watch: Watch) -> None:
         self.watch = watch
         self.deaths: Counter[str] = Counter()
+        self.ends: dict[str, End] = {}
+        """How trials ended that Tune has given up, by their ids, which name their folders, too."""
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Tune has counted a failure, and will start the trial again: the loss of a machine does not count, and after anything
@@ -102,6 +104,10 @@ class Listener(tune.Callback):
         deaths = self.deaths[trial.trial_id]
         trial.max_failures = trial.num_failures - deaths + LIVES - 1
         trial.config = {**trial.config, WAIT: 2.0 ** (deaths - 1) if deaths else 0.0}
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Tune has given it up."""
+        self.ends[trial.trial_id] = end_of_trial(trial)
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self.show(trials)

@@ -17,6 +17,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import bdray
 from bdray.launch import growth
+from bdray.launch.ends import dead_nodes, forget
 from bdray.launch.sweep import Sweep
 from bdray.launch.vigil import vigil
 from bdray.refusal import shown
@@ -74,6 +75,7 @@ def connected(address: str | None, store: Store, root: Path) -> Iterator[Resourc
     try:
         if address or not ours:
             _probe_nodes(store, root)
+        forget(dead_nodes())
         with vigil():
             yield _resources()
     finally:

@@ -1,9 +1,11 @@
 """Ends: how work ended that left no row: it raised, its worker died under it, or the worker's machine was lost."""
 
 import re
+import time
 from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
+import ray
 from ray.exceptions import (
     LocalRayletDiedError,
     NodeDiedError,
@@ -23,6 +25,14 @@ _PEER = re.compile(r"\bgloo/|\bNCCL\b|Connection (closed|reset) by peer|Broken p
 """What the rest of a team raises once one of it is gone."""
 _HEAD = re.compile(r"The actor died unexpectedly|\s+(class_name|actor_id|pid|name|namespace|ip): ")
 """Lines of Ray's account of a death that say who it was."""
+_UNREACHED = "is unavailable"
+"""How Ray calls a worker that it cannot reach, before it knows why."""
+PATIENCE = {True: 20.0, False: 5.0}
+"""Seconds in which the machine of a worker may turn out to be lost, if it cannot be reached and if it is known to have died."""
+RECENT = 120.0
+"""Seconds for which a lost machine explains the deaths of workers."""
+_GONE: dict[str, float] = {}
+"""When each node of Ray was first seen to be dead."""
 _GUESSES = re.compile(r"(There are some potential root causes|Some common causes).*")
 """Where Ray's account of a death goes on with what might have been: it names the lack of memory there whatever it was."""
 
@@ -64,6 +74,38 @@ def end_of(error: BaseException | None) -> End:
     if _PEER.search(text := _line(error)):
         return End("died", f"another one of its team was gone ({text})")
     return End("raised", f"{type(error).__name__}: {text}")
+
+
+def judged(error: BaseException | None) -> End:
+    """As `end_of`, once Ray's table of nodes was asked: the death of a worker is heard of before that of its machine."""
+    end = end_of(error)
+    if end.kind == "died" and _machine_lost(PATIENCE[_UNREACHED in end.reason]):
+        return End("machine", end.reason)
+    return end
+
+
+def dead_nodes() -> list[str]:
+    """The ids of those in Ray's table."""
+    return [node["NodeID"] for node in ray.nodes() if not node["Alive"]]
+
+
+def forget(nodes: Iterable[str]) -> None:
+    """These were dead before the work began, and explain nothing."""
+    _GONE.update(dict.fromkeys(nodes, float("-inf")))
+
+
+def _machine_lost(patience: float) -> bool:
+    end = time.monotonic() + patience
+    while len(ray.nodes()) > 1:  # the only one is this process' own, which has a vigil
+        now = time.monotonic()
+        for node in dead_nodes():
+            _GONE.setdefault(node, now)
+        if any(now - at < RECENT for at in _GONE.values()):
+            return True
+        if now > end:
+            break
+        time.sleep(0.5)
+    return False
 
 
 def first(ends: Iterable[End]) -> End:

@@ -14,7 +14,7 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
 from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
-from bdray.launch.cells import WAIT, Listener, end_of_trial, fit, said
+from bdray.launch.cells import WAIT, Listener, fit, said
 from bdray.launch.expand import Cells
 from bdray.launch.settings import Setting, cells_of, domains, drawn, members, setting_key
 from bdray.launch.study import Study
@@ -195,7 +195,8 @@ class _Listener(Listener):
         self._end(_state(result, self.size), result, trial)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        end = end_of_trial(trial)
+        super().on_trial_error(iteration, trials, trial)
+        end = self.ends.pop(trial.trial_id)
         self.watch.say(f"{end.status} setting {said_setting(_setting(trial.config))}: {said(end)}")
         self._end(end.status, self.last.pop(trial.trial_id, {}), trial)
 

@@ -19,7 +19,7 @@ from ray.util.placement_group import PlacementGroup
 from bdray.board import Board
 from bdray.experiment import Experiment, backdoor
 from bdray.launch.connect import Resources
-from bdray.launch.ends import End, end_of, first
+from bdray.launch.ends import End, dead_nodes, first, forget, judged
 from bdray.launch.watch import Watch
 from bdray.launch.work import LIVES, Work
 from bdray.refusal import Refused
@@ -143,10 +143,12 @@ class _Ends(ray.train.UserCallback):
     """In Ray Train's controller: tells the queue how workers ended."""
 
     def __init__(self, queue: Any) -> None:
-        self.queue = queue
+        self.queue, self.gone = queue, dead_nodes()
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-        ends = {rank: tuple(end_of(error)) for rank, error in worker_exceptions.items()}
+        forget(self.gone)
+        self.gone = []
+        ends = {rank: tuple(judged(error)) for rank, error in worker_exceptions.items()}
         with contextlib.suppress(ray.exceptions.RayError):  # a lost queue has forgotten whose they were
             ray.get(self.queue.ended.remote(ends))
 
@@ -212,7 +214,7 @@ def _train_group(
             try:
                 _watched(_trainer(queue, len(left), workers, work, resources), queue, progress)
             except (ray.train.TrainingFailedError, ray.exceptions.RayError) as error:
-                end = end_of(error)
+                end = judged(error)
                 _remove(_placement_groups() - before)
             if refused := ray.get(queue.refusal.remote()):
                 raise BadInput(refused)
