@@ -1,6 +1,5 @@
 """What lets strangers in, hands keys about or costs without end, in files for `ray up` and for KubeRay: each is told."""
 
-import copy
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +14,7 @@ from bdray.launch.cluster.config import Finding
 from bdray.launch.cluster.containers import run_options
 from bdray.launch.cluster.leaks import leaks
 from bdray.spec import BadInput, Config
-from tests.test_cluster_files import WORLD, changed, filled, findings, head, home, opened, says, spot
+from tests.test_cluster_files import WORLD, changed, filled, findings, head, home, opened, parsed, says, spot
 
 __all__ = ["home"]  # a fixture, which every test here needs
 
@@ -293,6 +292,8 @@ export BDRAY_STORE="s3://bkt/x?secret_key=abc"
 export MYSQL_PASSWORD='x y'
 -----BEGIN OPENSSH PRIVATE KEY-----
 export GITHUB_PAT=abc
+echo "machine x.org login me password hunter2" > ~/.netrc
+export WANDB_KEY=0123456789abcdef0123456789abcdef01234567
 """.strip().splitlines()
 FIELDS: list[Config] = [
     {"aws_secret_access_key": "abc"},
@@ -300,6 +301,7 @@ FIELDS: list[Config] = [
     {"env": [{"name": "AWS_SECRET_ACCESS_KEY", "value": "x9"}]},
     {"redisPassword": {"value": "hunter"}},
     {"secretKey": "abc"},
+    {"wandb_key": "0123456789abcdef0123"},
     {"runtimeEnvYAML": "env_vars:\n  WANDB_API_KEY: abcd1234\n"},
 ]
 ABOUT: list[Config] = [
@@ -401,6 +403,16 @@ EDITS: dict[str, tuple[Callable[[Config], Any], str]] = {
     "endless idling of a type": (lambda c: spot(c).update(idle_timeout_s=1e6), "gpu_spot.idle_timeout_s: got 16666.7 minutes"),
     "p5": (node(InstanceType="p5.48xlarge"), "each p5.48xlarge costs several dollars an hour"),
     "metal": (node(InstanceType="g5.metal"), "each g5.metal costs several"),
+    "p3": (node(InstanceType="p3.8xlarge"), "each p3.8xlarge costs several"),
+    "somebody's image": (node(ImageId="ami-0123456789"), "whose ami-0123456789 is, is not checked"),
+    "another's head": (
+        says("--address=$RAY_HEAD_IP", "--address=x.org"),
+        "got --address=x.org, so they would join another cluster",
+    ),
+    "http store of the container": (
+        lambda c: c["docker"]["run_options"].append("-e BDRAY_STORE=s3://x/y?scheme=http"),
+        "plain http",
+    ),
     "undying": (node(DisableApiTermination=True), "`ray down` could not end the machine"),
     "disks that stay": (node(BlockDeviceMappings=[{"Ebs": {"DeleteOnTermination": False}}]), "a disk outlives its machine"),
     "huge disks": (node(BlockDeviceMappings=[{"Ebs": {"VolumeSize": 16000}}]), "a disk of 16000 GB"),
@@ -554,7 +566,8 @@ def test_comments_are_what_the_shell_takes_for_them() -> None:
 
 
 def job() -> Config:
-    return dict(yaml.safe_load(filled("deploy/rayjob.yaml")))
+    """The shipped file, filled in."""
+    return parsed("deploy/rayjob.yaml")
 
 
 def cluster(config: Config) -> Config:
@@ -704,9 +717,8 @@ PODS: dict[str, tuple[Callable[[Config], Any], str]] = {
 
 @pytest.mark.parametrize("name", PODS)
 def test_a_dangerous_pod_is_told(tmp_path: Path, name: str) -> None:
-    config, (change, words) = copy.deepcopy(job()), PODS[name]
-    change(config)
-    found = findings(tmp_path, yaml.safe_dump(config))
+    change, words = PODS[name]
+    found = changed(tmp_path, "deploy/rayjob.yaml", change)
     assert any(words in line for line in found), found
 
 
@@ -736,6 +748,8 @@ def test_other_documents_of_the_file_are_looked_at(tmp_path: Path) -> None:
     ]
     found = findings(tmp_path, yaml.safe_dump_all([job(), *others]))
     assert [line.split(":")[1] for line in found] == [" Secret", " Service", " kind Namespace"]
+    text = yaml.safe_dump({"apiVersion": "v1", "kind": "List", "items": [job(), *others]})
+    assert findings(tmp_path, text) == found
 
 
 # What is hardly a file

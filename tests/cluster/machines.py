@@ -2,7 +2,8 @@
 
 What a real machine has and this one must not use is replaced in that home's `~/venv/bin`, which the shipped files put first
 on the PATH: `ray start` takes free ports and the address that was logged in to, and `ray stop`, which ends every Ray of a
-machine, ends the processes of that address only.
+machine, ends the processes of that address only. Each worker has a temporary folder of its own, as on a disk of its own: Ray
+gives its sockets the first name that is not there yet, so of two workers that start at once in one folder, one never answers.
 """
 
 import contextlib
@@ -26,7 +27,7 @@ node={mark}:$(echo $SSH_CONNECTION | cut -d' ' -f3)
 case $1 in
 start)
     shift
-    extra=
+    extra="--temp-dir={folder}/${{node#*:}}"
     [[ $* == *--head* ]] && extra="--ray-client-server-port={client} --dashboard-port={dashboard}"
     args=("${{@/6379/{port}}}")
     BDRAY_NODE=$node exec {real}/ray start "${{args[@]/-port=8076/-port=0}}" --node-ip-address=${{node#*:}} \\

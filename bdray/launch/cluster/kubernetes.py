@@ -110,10 +110,18 @@ def is_kubernetes(document: Config) -> bool:
     return "apiVersion" in document or "kind" in document
 
 
+def listed(documents: list[Config]) -> list[Config]:
+    """The documents, and in place of a `List` what is in it."""
+    found: list[Config] = []
+    for document in documents:
+        found += records(document.get("items")) if document.get("kind") == "List" else [document]
+    return found
+
+
 def sentence(documents: list[Config], path: Path) -> str:
     """What `kubectl apply` would start, and how it is typed."""
     told = []
-    for document in documents:
+    for document in listed(documents):
         if (kind := str(document.get("kind"))) in CLUSTERS:
             workers = [
                 f"{group.get('minReplicas', 0)} to {group.get('maxReplicas', 'any')} {name}"

@@ -43,6 +43,7 @@ SAID = (
     (r"\bsshpass\s+-p\s*", "a password"),
     (r"\b(?:wandb|huggingface-cli|hf)\s+(?:auth\s+)?login\s+(?!-)", "a key"),
     (r"\b(?:Bearer|Basic)\s+", "a token"),
+    (r"\blogin\s+\S+\s+password\s+", "a password"),
     (r"\bcurl\b[^;&|]*\s(?:-u|--user)[ =]*[\"']?[^\s:\"'$]+:", "a password"),
     (r"\w://[^\s/@:'\"$<]*:(?=[^\s/@]*@)", "a password"),
     (r"\becho\s+(?=[^|;&\s]+\s*\|[^;&]*(?:--password-stdin|\bsudo\s+-\w*S|\bpasswd\b|\bchpasswd\b))", "a password"),
@@ -91,12 +92,12 @@ def leaks(value: object, where: str = "") -> Iterator[Leak]:
     """Every secret in what was read from a file."""
     if isinstance(value, dict):
         name, given = value.get("name"), value.get("value")
-        if isinstance(name, str) and isinstance(given, str) and secret_name(name) and _literal(given):
+        if isinstance(name, str) and isinstance(given, str) and _secret(name, given):
             yield Leak(where, f"the value of {name}", given)  # as in an `env` of Kubernetes
         for key, inner in value.items():
             field = f"{where}.{key}" if where else str(key)
             told = inner.get("value") if isinstance(inner, dict) else inner
-            if isinstance(told, str) and re.fullmatch(r"[\w.-]+", key) and secret_name(key) and _literal(told):
+            if isinstance(told, str) and re.fullmatch(r"[\w.-]+", key) and _secret(key, told):
                 yield Leak(where or "the file", f"the value of {key}", told)
             else:
                 yield from leaks(inner, field)
@@ -107,8 +108,11 @@ def leaks(value: object, where: str = "") -> Iterator[Leak]:
         yield from _in_text(value, where)
 
 
-def _literal(value: str) -> bool:
-    return re.match(LITERAL, value) is not None and value.lower() not in WORDS and not re.fullmatch(r"\d{1,5}(?:\.\d+)?", value)
+def _secret(name: str, value: str) -> bool:
+    """Whether a value is a secret by its name; of any other key, by its look."""
+    if re.match(LITERAL, value) is None or value.lower() in WORDS or re.fullmatch(r"(?:0|[1-9]\d{0,5})(?:\.\d+)?", value):
+        return False
+    return secret_name(name) or bool(re.search(r"key$", name, re.IGNORECASE) and re.fullmatch(r"(?=.*\d)[\w+/=-]{16,}", value))
 
 
 def _in_text(text: str, where: str) -> Iterator[Leak]:
@@ -117,7 +121,7 @@ def _in_text(text: str, where: str) -> Iterator[Leak]:
             yield Leak(where, what, found[0])
     for pattern in NAMED:
         for found in re.finditer(pattern, text):
-            if secret_name(found["name"]) and found["value"].lower() not in WORDS:
+            if _secret(found["name"], found["value"]):
                 yield Leak(where, f"the value of {found['name']}", found["value"])
     for pattern, what in SAID:
         for found in re.finditer(pattern + LITERAL.replace("&|,)", "&|,)@"), text):

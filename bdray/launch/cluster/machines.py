@@ -80,6 +80,10 @@ def credentials(cluster: Cluster) -> Iterator[Finding]:
 def unchecked(cluster: Cluster) -> Iterator[Finding]:
     """What runs as root before any command of this file."""
     for kind in cluster.kinds:
+        if str(kind.node.get("ImageId")).startswith("ami-"):
+            yield Finding.note(
+                f"{kind.name}.node_config.ImageId: whose {kind.node['ImageId']} is, is not checked; know who made it"
+            )
         if kind.node.get("UserData"):
             yield Finding.warning(f"{kind.name}.node_config.UserData: it runs as root and is not checked; use setup_commands")
 
@@ -113,7 +117,7 @@ def prices(cluster: Cluster) -> Iterator[Finding]:
         return
     for kind in cluster.kinds:
         size = re.search(r"\.(?:metal|(\d+)xlarge)", kind.machine)
-        if size and (size[1] is None or int(size[1]) > 12):
+        if size and (size[1] is None or int(size[1]) >= (8 if kind.machine.startswith("p") else 12)):
             yield Finding.warning(
                 f"{kind.name}: each {kind.machine} costs several dollars an hour or more; a cell needs one GPU or less"
             )

@@ -10,7 +10,7 @@ from bdray.launch.cluster import containers, leaks
 from bdray.launch.cluster.access import records
 from bdray.launch.cluster.commands import Command, check_commands
 from bdray.launch.cluster.config import Finding
-from bdray.launch.cluster.kubernetes import CLUSTERS, FIELDS, Job, fields, structure
+from bdray.launch.cluster.kubernetes import CLUSTERS, FIELDS, Job, fields, listed, structure
 from bdray.launch.cluster.machines import MANY
 from bdray.spec import Config, unknown
 
@@ -206,8 +206,10 @@ def money(job: Job) -> Iterator[Finding]:
             yield Finding.error(f"{name}: got {least} replicas and maxReplicas {most}; lower the first")
         if least:
             yield Finding.note(f"{name}: {least} pods run, and cost, even with nothing to do")
-    for where, container in [container for pod in job.pods[: len(job.groups)] for container in pod.containers]:
-        if not fields(container, "resources", "limits"):
+    for pod in job.pods[: len(job.groups)]:
+        first = records(pod.spec.get("containers"))[:1]
+        if first and not fields(first[0], "resources", "limits"):
+            where = f"{pod.where}.{first[0].get('name', 'container')}"
             yield Finding.warning(
                 f"{where}: got no resources.limits, so that a cell may take the whole machine; name cpu and memory"
             )
@@ -221,7 +223,7 @@ RULES: tuple[Callable[[Job], Iterator[Finding]], ...] = (
 def check_documents(documents: list[Config]) -> list[Finding]:
     """Everything that is wrong or doubtful in a file for `kubectl apply`."""
     found: list[Finding] = []
-    for document in documents:
+    for document in listed(documents):
         kind = str(document.get("kind"))
         if kind in CLUSTERS:
             broken = list(structure(Job(kind, document)))

@@ -92,6 +92,11 @@ def start(cluster: Cluster) -> Iterator[Finding]:
     head, worker = " ".join(cluster.starts("head")), " ".join(cluster.starts("worker"))
     if re.search(r"--head(?![\w-])", worker):
         yield Finding.error("worker_start_ray_commands: got --head, so each worker would be a cluster of its own; delete it")
+    hosts = re.findall(r"--address[= ][\"']?([^\s\"':]+)", worker)
+    if strangers := set(hosts) - {"$RAY_HEAD_IP", "${RAY_HEAD_IP}", str(cluster.provider.get("head_ip", "$RAY_HEAD_IP"))}:
+        yield Finding.error(
+            f"worker_start_ray_commands: got --address={min(strangers)}, so they would join another cluster; use $RAY_HEAD_IP"
+        )
     listens, looks = re.search(r"--port[= ](\d+)", head), re.search(r"--address[= ]\S+?:(\d+)", worker)
     port = listens[1] if listens else "6379"
     if head and looks and looks[1] != port:
@@ -107,7 +112,8 @@ def store(cluster: Cluster) -> Iterator[Finding]:
         yield Finding.warning(f"BDRAY_STORE={where}: a folder, which goes with the machines; expected a bucket, s3://...")
     elif "://" not in where and not where.startswith(("/", "~", "$", "<")):
         yield Finding.error(f"BDRAY_STORE: got {where!r}, expected a bucket, or a full path that all machines share")
-    text = "\n".join(command for commands in cluster.written_commands().values() for command in commands)
+    everywhere = [cluster.commands("head"), cluster.commands("worker"), *cluster.written_commands().values()]
+    text = "\n".join(command for commands in everywhere for command in commands)
     for uri in dict.fromkeys(re.findall(r"\bBDRAY_STORE=[\"']?([^\s;\"']+)", text)):
         yield from leaks.store(uri)
 
