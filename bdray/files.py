@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
 
-from bdray.filesystems import open_uri, uploads_in_parts, with_defaults
+from bdray.filesystems import open_uri, place, uploads_in_parts, with_defaults
 from bdray.refusal import first_line, refusal, without_secrets
 from bdray.spec import BadInput
 
@@ -38,7 +38,7 @@ class Files:
     """Paths are relative to the URI. What the disk or the bucket refuses is a BadInput that names the store."""
 
     def __init__(self, uri: str) -> None:
-        self.uri = uri
+        self.uri = uri = place(uri)
         self.on_damage: Callable[[str, str], None] = self._warn
         """Called with the path and what is wrong with it."""
         self._opened = with_defaults(uri)

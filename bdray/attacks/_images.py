@@ -73,7 +73,7 @@ def read(field: str, file: str) -> Image.Image:
         with Image.open(Path(file).expanduser()) as found:
             found.load()
             return found
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise BadInput(f"{field}: got {file!r}, expected a picture file that can be read ({error})") from None
 
 
