@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import bdray
 from bdray.layout import CannotPrint, complain, entries, prose, safe, say, silence, streams
@@ -19,6 +19,7 @@ from bdray.refusal import shown, without_secrets
 from bdray.signals import Ending, orderly
 from bdray.spec import BadInput, unknown
 from bdray.threads import settle, wait_asleep
+from bdray.wording import sentence
 
 if TYPE_CHECKING:
     from bdray.experiment import Experiment
@@ -49,6 +50,7 @@ def _ended(options: argparse.Namespace, ending: Ending) -> int:
     try:
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_, **__: complain(f"warning: {without_secrets(str(message))}")
+            _check_empty(options)
             return int(options.command(options) or 0)
     except CannotPrint:
         raise
@@ -74,6 +76,25 @@ EXAMPLES = {
     "bdray cluster check cluster.yaml": "whether a cluster file is sound, before `ray up`",
     "bdray list defense nft": "what there is to choose from; here the fields of one defense",
 }
+
+
+def _check_empty(options: argparse.Namespace) -> None:
+    """Raise BadInput for an option that is there and says nothing, as `--again "$KEY"` does in a script without KEY; put the
+    home folder in place of `~` in names of files, where the shell left it, as in --out=~/x.png."""
+    for name, value in vars(options).items():
+        if value == "" and name not in ("store", "data"):  # which are refused where they are used
+            raise BadInput(f"got an empty {name!r}, expected a value; give one, or leave it out")
+        if name in ("file", "out", "picture") and value and value[0] == "~":
+            from bdray.filesystems import home
+
+            setattr(options, name, home(value))
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse's, whose sentence has what was typed in it."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(sentence(message))
 
 
 def _parse(words: list[str] | None) -> argparse.Namespace:
@@ -103,9 +124,9 @@ def _help(options: argparse.Namespace) -> None:
 
 def _parser() -> tuple[argparse.ArgumentParser, Any]:
     """The parser, and its commands by name in `choices`."""
-    parser = argparse.ArgumentParser(prog="bdray", description="Evaluate backdoor attacks and defenses at scale.")
+    parser = _Parser(prog="bdray", description="Evaluate backdoor attacks and defenses at scale.")
     parser.add_argument("--version", action="version", version=f"bdray {bdray.__version__}")
-    places = argparse.ArgumentParser(add_help=False)
+    places = _Parser(add_help=False)
     places.add_argument(
         "--store",
         default=os.environ.get("BDRAY_STORE", "store"),
@@ -268,14 +289,15 @@ def _run(options: argparse.Namespace) -> None:
     settle()
     from bdray.board import Board
     from bdray.experiment import Experiment, check_data, run
+    from bdray.filesystems import data_folder
     from bdray.overrides import experiment_config
     from bdray.results import spec_of
     from bdray.store import Store
     from bdray.table import describe
 
-    store, root = Store(options.store), Path(options.data)
+    store, root = Store(options.store), data_folder(options.data)
     before = None
-    if options.again:
+    if options.again is not None:
         if options.words:
             raise BadInput("got --again and path=value words, expected one of them; --again repeats a row as it was")
         before = store.row(options.again)
@@ -346,10 +368,11 @@ def _sweep(options: argparse.Namespace) -> int:
     wait_asleep()
     with _ray_needed("sweeps need"):
         from bdray.launch import launch, plan, read_sweep
+    from bdray.filesystems import data_folder
     from bdray.overrides import parse
     from bdray.store import Store
 
-    store, root = Store(options.store), Path(options.data)
+    store, root = Store(options.store), data_folder(options.data)
     sweep = read_sweep(options.file)
     for path, value in parse(options.words):
         sweep = sweep.with_override(path, value)

@@ -17,10 +17,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
 
-from bdray.filesystems import open_uri, uploads_in_parts, with_defaults
-from bdray.refusal import first_line, printable, refusal, shown
+from bdray.filesystems import open_uri, place, uploads_in_parts, with_defaults
+from bdray.refusal import first_line, refusal, shown
 from bdray.seal import PLAIN, note_of, sealed
 from bdray.spec import BadInput
+from bdray.wording import printable
 
 AT_ONCE = 16
 """Requests to a bucket at once: it answers a single small one in tens of milliseconds."""
@@ -49,6 +50,7 @@ class Files:
     """Paths are relative to the URI. What the disk or the bucket refuses is a BadInput that names the store."""
 
     def __init__(self, uri: str) -> None:
+        uri = place(uri)
         self.uri = shown(uri)
         """As it may be printed; `location` is what opens the store."""
         self.on_damage: Callable[[str, str], None] = self._warn

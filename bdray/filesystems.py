@@ -1,14 +1,77 @@
 """Which file system an URI means: pyarrow's own, or one of fsspec's where pyarrow has none."""
 
 import os
+import re
+from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from pyarrow import fs
+
+from bdray.spec import BadInput
+from bdray.wording import quoted
 
 DEFAULTS = {"s3": "allow_delayed_open=true", "gs": "retry_limit_seconds=10", "gcs": "retry_limit_seconds=10"}
 """What an URI says unless it says otherwise: on S3, one PUT for a small file, where pyarrow takes three requests; on Google's,
 an end to retries, where pyarrow goes on for fifteen minutes."""
+
+
+def place(text: str, what: str = "store") -> str:
+    """Where a store is, as a person writes it: a folder, with `~` for the home folder, or an URI; one of a folder of this
+    machine (`file:///srv/store`) becomes that folder. A relative folder stays one. Raises BadInput for what names no place.
+    """
+    variable = f"--{what} or BDRAY_{what.upper()}"
+    if not text.strip():
+        kinds = "a folder or an URI" if what == "store" else "a folder"
+        raise BadInput(f"got an empty {variable}, expected {kinds}; name one, or unset it")
+    if "\x00" in text or not _encodes(text):
+        raise BadInput(f"got {quoted(text)} for {variable}, expected a folder or an URI in UTF-8; rename the folder")
+    scheme = re.match(r"(file|s3|gs|gcs|abfss?|az|hdfs|https?):/*", text)
+    if scheme and not text.startswith(f"{scheme[1]}://"):
+        rest = text[len(scheme[0]) :]
+        raise BadInput(
+            f"got {quoted(text)} for {variable}, expected an URI with two slashes after the colon; write "
+            f"{scheme[1]}://{'/' if scheme[1] == 'file' else ''}{rest}, or ./{text} for a folder of that name"
+        )
+    if scheme and scheme[1] == "file":
+        parts = urlsplit(text)
+        if parts.netloc not in ("", "localhost") or not parts.path.strip("/"):
+            raise BadInput(
+                f"got {quoted(text)} for {variable}, expected a folder of this machine, with three slashes as in "
+                "file:///srv/store"
+            )
+        return unquote(parts.path)
+    return text if scheme or "://" in text else home(text)
+
+
+def _encodes(text: str) -> bool:
+    """Whether it is UTF-8: on Linux a word is bytes, and pyarrow takes no others."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def data_folder(text: str) -> Path:
+    """The folder of the data sets, written as a store's is. Raises BadInput for an URI of anything but a folder."""
+    found = place(text, "data")
+    if "://" in found:
+        raise BadInput(
+            f"got {quoted(found)} for --data or BDRAY_DATA, expected a folder of this machine; data sets are read from disks: "
+            "mount it, or copy it"
+        )
+    return Path(found)
+
+
+def home(path: str) -> str:
+    """A path with the home folder in place of `~`, which a shell leaves as it is in `--out=~/x`. Raises BadInput for the home
+    of nobody."""
+    expanded = os.path.expanduser(path)
+    if path.startswith("~") and expanded == path and not os.path.lexists(path):
+        user = path.split("/")[0]
+        raise BadInput(f"got {quoted(path)}, but {user} is nobody's home folder here; write ./{user} for a folder of that name")
+    return expanded
 
 
 def with_defaults(uri: str) -> str:

@@ -21,6 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bdray.spec import BadInput
+from bdray.wording import sentence
 
 FORMS = ("text", "markdown", "latex", "csv")
 GAP = 2
@@ -302,7 +303,7 @@ def say(text: str) -> None:
 def complain(text: str) -> None:
     """One line on stderr, below a ^C where it starts with a line break; nothing where stderr takes nothing."""
     with contextlib.suppress(OSError, ValueError):
-        print("\n" * text.startswith("\n") + _ODD.sub(_written, " ".join(text.split())), file=sys.stderr, flush=True)
+        print("\n" * text.startswith("\n") + sentence(" ".join(text.split())), file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager

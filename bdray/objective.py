@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bdray.spec import BadInput, unknown
+from bdray.wording import shown
 
 KINDS = ("defender", "training", "oracle")
 JUDGES = ("mean", "worst")
@@ -46,7 +47,7 @@ class Objective:
         if self.judge not in JUDGES:
             raise BadInput(unknown("judge", str(self.judge), JUDGES))
         if isinstance(self.budget, bool) or not isinstance(self.budget, int | float) or not 0 <= self.budget <= 1:
-            raise BadInput(f"the sweep's budget: got {self.budget!r}, expected a number, at least 0 and at most 1")
+            raise BadInput(f"the sweep's budget: got {shown(self.budget)}, expected a number, at least 0 and at most 1")
 
     @property
     def proxies(self) -> tuple[str, ...]:

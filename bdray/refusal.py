@@ -5,6 +5,7 @@ import re
 from urllib.parse import unquote
 
 from bdray.spec import BadInput
+from bdray.wording import printable
 
 CURES = (
     (
@@ -73,11 +74,6 @@ def without_secrets(text: str, uri: str = "") -> str:
         if len(part) > 2:
             text = text.replace(part, instead)
     return _URI.sub(lambda found: shown(found[0]), text)
-
-
-def printable(text: str) -> str:
-    """A text with every control character written out (`\\x1b`), so that a forged name does not steer a terminal."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _split(uri: str) -> tuple[str, list[str]]:

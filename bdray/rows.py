@@ -17,10 +17,10 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from bdray.files import AT_A_TIME, AT_ONCE, Files, first_line, read_table
-from bdray.refusal import printable
 from bdray.results import SCHEMA, Row, faults, to_table
 from bdray.seal import ROWS
 from bdray.spec import BadInput
+from bdray.wording import printable
 
 INDEX = [name for name in ("key", "sweep", "status", "time", "proxies", "data_digest") if name in SCHEMA.names]
 """What tells which rows there are."""

@@ -12,10 +12,23 @@ import importlib
 import json
 import math
 import pkgutil
+import re
 from collections.abc import Iterable
+from pathlib import PurePosixPath
 from typing import Annotated, Any, ClassVar, NamedTuple, Self, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ModelWrapValidatorHandler, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    ValidationError,
+    model_validator,
+)
+
+from bdray.wording import quoted, sentence, shown
 
 Config = dict[str, Any]
 """A spec as JSON values, defaults spelled out; `name` says which member of a folder it is."""
@@ -24,11 +37,13 @@ Share = Annotated[float, Field(ge=0, le=1)]
 """A share of a whole, 0 to 1."""
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
-Count = Annotated[int, Field(ge=1)]
+LARGEST = 2**63 - 1
+"""The largest whole number that torch, NumPy and Parquet hold."""
+Count = Annotated[int, Field(ge=1, le=LARGEST)]
 """A number of things, at least one."""
-BatchSize = Annotated[int, Field(ge=2)]
+BatchSize = Annotated[int, Field(ge=2, le=LARGEST)]
 """Samples a step; one alone has no batch statistics."""
-Amount = Annotated[int, Field(ge=0)]
+Amount = Annotated[int, Field(ge=0, le=LARGEST)]
 """A number of things, none allowed."""
 Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
 """Whole, and no larger than a column of the rows holds."""
@@ -52,7 +67,18 @@ class Later(NamedTuple):
 
 
 class BadInput(ValueError):
-    """What a person typed cannot be done; the text is one sentence: got, expected, cure. The command line exits with 2."""
+    """What a person typed cannot be done; the text is one sentence: got, expected, cure. The command line exits with 2.
+
+    Whatever is put into the sentence, it stays one line without control characters, of a length that can be read."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(sentence(text))
+
+
+class Typed:
+    """A number on the command line; a field that takes texts takes the word itself, `007` and not 7."""
+
+    word: str
 
 
 class Incompatible(BadInput):
@@ -62,9 +88,20 @@ class Incompatible(BadInput):
 def unknown(kind: str, got: str, known: Iterable[str]) -> str:
     """The sentence for a name that does not exist, with the nearest one that does."""
     known = sorted(known)
-    near = difflib.get_close_matches(got, known, n=1)
+    near = difflib.get_close_matches(got[:100], known, n=1)
     cure = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(known) or '(nothing)'}"
-    return f"no {kind} named {got!r}; {cure}"
+    return f"no {kind} named {quoted(got)}; {cure}"
+
+
+def _path(text: str) -> str:
+    """Without what changes nothing: `./pets`, `pets/` and `pets` are one path, and one experiment. `..` and links stay."""
+    if re.search("[\x00-\x1f\x7f\ud800-\udfff]", text):
+        raise BadInput(f"got the path {quoted(text)}, expected UTF-8 without control characters; rename what it stands for")
+    return str(PurePosixPath("/" + text.lstrip("/") if text.startswith("/") else text)) if text else text
+
+
+FilePath = Annotated[str, AfterValidator(_path)]
+"""A file or folder as a person writes it, `~` included, which is looked up where the path is used."""
 
 
 _MEMBERS: dict[tuple[type, str], Any] = {}
@@ -122,8 +159,10 @@ class Spec(BaseModel):
         if cls._is_contract() and isinstance(config, str):
             config = {"name": config}
         if not isinstance(config, dict):
-            raise BadInput(f"{cls.kind or cls.__name__.lower()}: got {config!r}, expected a group of fields")
+            got = quoted(config) if isinstance(config, str) else shown(config)
+            raise BadInput(f"{cls.kind or cls.__name__.lower()}: got {got}, expected a group of fields")
         config = dict(config)
+        cls._check_names(config)
         if cls._is_contract():
             name = config.pop("name", None)
             if not isinstance(name, str):
@@ -188,13 +227,24 @@ class Spec(BaseModel):
         if cls._is_contract() and isinstance(value, str | dict):
             return cls.of(value)
         if isinstance(value, dict):
+            cls._check_names(value)
             value = {field: cls._named(field, inner) for field, inner in value.items()}
         return handler(value)
 
     @classmethod
+    def _check_names(cls, fields: Config) -> None:
+        """Raise BadInput for a field that Python calls something else than a text."""
+        for field in fields:
+            if not isinstance(field, str):
+                raise BadInput(f"{cls.kind or cls.__name__.lower()}: got a field named {shown(field)}, expected a text")
+
+    @classmethod
     def _named(cls, field: str, value: Any) -> Any:
-        """A nested dict without a name means the field's default member: `attack.rate=0.05` alone keeps the attack."""
+        """A nested dict without a name means the field's default member: `attack.rate=0.05` alone keeps the attack. A number
+        that was typed where a text is expected is the text that was typed."""
         info = cls.model_fields.get(field)
+        if isinstance(value, Typed) and info is not None and info.annotation is str:
+            return value.word
         if isinstance(value, dict) and "name" not in value and info is not None and isinstance(info.default, str):
             return {"name": info.default, **value}
         return value
@@ -244,6 +294,7 @@ _EXPECTED = {
     "finite_number": "a finite number",
     "bool_type": "true or false",
     "string_type": "a text",
+    "string_unicode": "a text in UTF-8",
     "tuple_type": "a list",
     "greater_than_equal": "at least {ge}",
     "greater_than": "more than {gt}",
@@ -274,15 +325,27 @@ def _sentence(cls: type[Spec], error: ValidationError) -> str:
     if first["type"] == "missing":
         return f"{owner}.{field}: got nothing, expected a value; it has no default"
     expected = _EXPECTED.get(first["type"], first["msg"].lower()).format(**first.get("ctx", {}))
-    return f"{owner}.{field}: got {json.dumps(first['input'], default=str)}, expected {_range(holder, field) or expected}"
+    got, kind = first["input"], first["type"]
+    cure = ""
+    if kind == "string_type" and not isinstance(got, Spec):
+        cure = "; what is in double quotes is one, as in '\"2024\"'"
+    if kind in ("model_type", "model_attributes_type") and isinstance(got, list | tuple):
+        cure = "; a list of them is a grid, which `bdray sweep` takes"
+    return f"{owner}.{field}: got {shown(got)}, expected {_range(holder, field, got) or expected}{cure}"
 
 
-def _range(cls: type[Spec], field: str) -> str:
-    """'a number, at least 0 and at most 1' from the field's own bounds; empty where it has none."""
+def _range(cls: type[Spec], field: str, got: Any) -> str:
+    """'a number, at least 0 and at most 1' from the field's own bounds; empty where it has none. The bound that every whole
+    number has is only told to who went beyond it."""
     info = cls.model_fields.get(field)
     if info is None or info.annotation not in (int, float):
         return ""
     words = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than"}
-    bounds = [f"{words[a]} {v}" for m in info.metadata for a in words if (v := getattr(m, a, None)) is not None]
+    bounds = [
+        f"{words[a]} {v}"
+        for m in info.metadata
+        for a in words
+        if (v := getattr(m, a, None)) is not None and (v != LARGEST or (isinstance(got, int) and got > LARGEST))
+    ]
     noun = "a whole number" if info.annotation is int else "a number"
     return f"{noun}, {' and '.join(bounds)}" if bounds else noun

@@ -24,6 +24,8 @@ import pyarrow as pa
 from bdray.files import DamagedFile, Files, first_line
 from bdray.results import CURVES, Row
 from bdray.rows import INDEX, Rows, sweep_of
+from bdray.spec import BadInput
+from bdray.wording import quoted
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -60,7 +62,9 @@ class Store:
 
     def rows(self, sweep: str | None = None, columns: list[str] | None = None) -> pa.Table:
         """Every row, or one sweep's, as a table with the columns of Row or only these; one row a key (done before failed, then
-        newest)."""
+        newest). Raises BadInput for a name that no sweep has, such as the path of a folder elsewhere."""
+        if sweep is not None and (not sweep.isprintable() or "/" in sweep or sweep in (".", "..") or len(sweep) > 200):
+            raise BadInput(f"no sweep named {quoted(sweep)} in the store {self.uri!r}; a name has letters, digits, _ and -")
         return self._rows.read(sweep, columns)
 
     def index(self, sweep: str | None = None) -> pa.Table:

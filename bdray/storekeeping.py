@@ -14,11 +14,12 @@ from pyarrow import fs
 
 from bdray.files import AT_ONCE, LINK, Files
 from bdray.layout import align, safe
-from bdray.refusal import first_line, printable
+from bdray.refusal import first_line
 from bdray.rows import Rows, sweep_of
 from bdray.spec import BadInput, unknown
 from bdray.store import Store, check_tensors, parse_about
 from bdray.trials import trial
+from bdray.wording import printable
 
 T = TypeVar("T")
 

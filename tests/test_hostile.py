@@ -22,12 +22,13 @@ from bdray.__main__ import main
 from bdray.claims import LEASE, Claims
 from bdray.experiment import run
 from bdray.launch.work import Work
-from bdray.refusal import printable, refusal, shown, without_secrets
+from bdray.refusal import refusal, shown, without_secrets
 from bdray.results import CURVES, SCHEMA, to_table
 from bdray.seal import MARK, ROWS, note_of
 from bdray.spec import BadInput
 from bdray.store import DamagedFile, Store
 from bdray.storekeeping import check
+from bdray.wording import printable
 from tests.test_store import files, keyed, make_row, named
 from tests.tiny import tiny
 

@@ -1,6 +1,7 @@
 """The words after `bdray run` and `bdray sweep`: values, places, grids, and what is refused."""
 
 import json
+import pickle
 from typing import Any
 
 import pytest
@@ -42,6 +43,17 @@ from tests.test_spec import refusal
         ('["sig", {"name": "blend", "rate": 0.02}]', ["sig", {"name": "blend", "rate": 0.02}]),
         ('"3"', "3"),
         ("[1, 2", "[1, 2"),
+        ("[badnets,blend]", ["badnets", "blend"]),
+        ("[badnets, .5, True,[a,b] ]", ["badnets", 0.5, True, ["a", "b"]]),
+        ("['a b', c]", ["a b", "c"]),
+        ('[sig,{"name": "blend", "rate": 0.02}]', ["sig", {"name": "blend", "rate": 0.02}]),
+        ("+5", 5),
+        ("007", 7),
+        ("1_000", "1_000"),
+        ("0x10", "0x10"),
+        ("inf", "inf"),
+        ("٣", "٣"),
+        ("1" * 5000, float("inf")),
     ],
 )
 def test_values(text: str, value: Any) -> None:
@@ -56,6 +68,59 @@ def test_values(text: str, value: Any) -> None:
 )
 def test_words_that_are_not_path_and_value(word: str) -> None:
     assert refusal(parse, [word]) == f"got {word!r}, expected path=value, as in attack.rate=0.05"
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("[" * 100_000, "nested more than 20 deep"),
+        ('{"a":' * 3000 + "1" + "}" * 3000, "nested more than 20 deep"),
+        ("[" * 30 + "]" * 30, "nested more than 20 deep"),
+        ("[" * 30 + "a" + "]" * 30, "nested more than 20 deep"),
+        ("{name:sig}", """put names and texts in double quotes and all of it in single ones, as in '{"name": "sig","""),
+        ("[a,,b]", "write [badnets,blend]"),
+        ("[a,]", "write [badnets,blend]"),
+        ("['a]", "write [badnets,blend]"),
+        ('{"name":"blend","name":"sig"}', "two values of 'name'"),
+    ],
+    ids=lambda text: text[:20],
+)
+def test_values_that_are_refused(text: str, told: str) -> None:
+    for read in (value_of, lambda text: parse([f"a={text}"])):
+        said = refusal(read, text)
+        assert told in said
+        assert len(said) < 300
+
+
+@pytest.mark.parametrize("word", ["2024", "007", "1e5", "-3", "1.50", "9" * 5000])
+def test_a_field_of_texts_takes_a_number_as_it_was_typed(word: str) -> None:
+    config = experiment_config(["task.data=image_folder", f"task.data.path={word}"])
+    assert Experiment.of(config).config()["task"]["data"]["path"] == word
+    again = pickle.loads(pickle.dumps(config))
+    assert Experiment.of(again).key() == Experiment.of(config).key()
+    assert Experiment.of(experiment_config([f"attack.image={word}"])).config()["attack"]["image"] == word
+
+
+def test_a_number_as_it_was_typed_is_a_number_everywhere_else() -> None:
+    found = Experiment.of(experiment_config(["seed=+3", "attack.rate=.050", "training.lr=1"]))
+    assert found == Experiment.of({"seed": 3, "attack": {"rate": 0.05}, "training": {"lr": 1.0}})
+    assert [type(found.seed), type(found.attack.rate), type(found.training.lr)] == [int, float, float]
+    assert "got 1e400, expected a" in refusal(Experiment.of, experiment_config(["attack.rate=1e400"]))
+    assert "got 1.50, expected a" in refusal(Experiment.of, experiment_config(["attack.rate=1.50"]))
+
+
+@pytest.mark.parametrize("word", ["true", "null", "[a]"])
+def test_a_text_that_reads_as_something_else_is_told_how_to_be_quoted(word: str) -> None:
+    said = refusal(Experiment.of, experiment_config(["task.data=image_folder", f"task.data.path={word}"]))
+    assert "expected a text; what is in double quotes is one" in said
+    assert Experiment.of(experiment_config(["task.data=image_folder", f'task.data.path="{word}"']))
+
+
+def test_a_list_where_one_experiment_is_wanted_is_told_to_be_a_grid() -> None:
+    said = refusal(Experiment.of, experiment_config(["attack=[badnets,blend]"]))
+    assert said.endswith(
+        'got ["badnets", "blend"], expected a group of fields; a list of them is a grid, which `bdray sweep` takes'
+    )
 
 
 def test_words_become_an_experiment() -> None:

@@ -181,6 +181,18 @@ REFUSED: list[tuple[Config, str]] = [
     ({"attack": {"name": "tact", "cover_classes": [-1]}}, "tact.cover_classes: got -1, expected at least 0"),
     ({"seed": "one"}, 'experiment.seed: got "one", expected a whole number, at least 0'),
     ({"task": {"data": "image_folder"}}, "image_folder.path: got nothing, expected a value; it has no default"),
+    (
+        {"seed": 2**63},
+        "experiment.seed: got 9223372036854775808, expected a whole number, at least 0 and at most 9223372036854",
+    ),
+    (
+        {"seed": 10**5000},
+        "experiment.seed: got a number of 5000 digits, expected a whole number, at least 0 and at most 922337",
+    ),
+    ({"training": {"epochs": 1e30}}, "training.epochs: got 1e+30, expected a whole number, at least 1"),
+    ({"attack": {"image": "a\0b"}}, "got the path 'a\\x00b', expected UTF-8 without control characters"),
+    ({"attack": {"image": "a\ud800"}}, "got the path 'a\\ud800', expected UTF-8 without control characters"),
+    ({"task": {"data": {"name": "image_folder", "path": ""}}}, "image_folder.path: got an empty text, expected a folder"),
     # names
     ({"task": "imag"}, "no task named 'imag'; did you mean 'image'?"),
     ({"attack": "sgi"}, "no attack named 'sgi'; did you mean 'sig'?"),
@@ -199,7 +211,7 @@ REFUSED: list[tuple[Config, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("config", "sentence"), REFUSED, ids=[json.dumps(c) for c, _ in REFUSED])
+@pytest.mark.parametrize(("config", "sentence"), REFUSED, ids=[told[:60] for _, told in REFUSED])
 def test_a_refusal_says_what_was_got_and_what_was_expected(config: Config, sentence: str) -> None:
     assert sentence in refusal(Experiment.of, config)
 
@@ -210,6 +222,30 @@ def test_what_is_no_spec_at_all(contract: type[Spec], given: Any) -> None:
     text = refusal(contract.of, given)
     assert contract.kind in text
     assert "expected" in text
+
+
+def test_a_field_that_is_called_by_no_text() -> None:
+    assert refusal(Experiment.of, {3: 4}) == "experiment: got a field named 3, expected a text"
+    assert (
+        refusal(Experiment.of, {"training": {b"x": 4}})
+        == "training: got a field named an object of the type bytes, expected a text"
+    )
+
+
+def test_one_path_is_one_experiment() -> None:
+    def key(path: str) -> str:
+        return Experiment.of({"task": {"data": {"name": "image_folder", "path": path}}}).key()
+
+    assert len({key(path) for path in ("deeper", "deeper/", "./deeper", ".//deeper/.", "deeper//")}) == 1
+    assert len({key(path) for path in ("/a/deeper", "//a/./deeper/")}) == 1
+    # `..` may lead elsewhere than its text says, and the home folder is another on another machine.
+    assert len({key(path) for path in ("deeper", "a/../deeper", "~/deeper", "/deeper", "Deeper", ".", "..")}) == 7
+
+
+def test_the_key_of_a_plain_path_is_what_it_was() -> None:
+    """From 6d0cb67: stored rows go by it."""
+    config = {"task": {"data": {"name": "image_folder", "path": "pets/small"}}, "attack": {"name": "blend", "image": "a/b.png"}}
+    assert Experiment.of(config).key() == "8bf36ddc28b23fa4"
 
 
 def test_an_experiment_has_no_name() -> None:

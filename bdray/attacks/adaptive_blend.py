@@ -11,7 +11,7 @@ from torch import Tensor
 from bdray.attacks import Attack, Patterns, Setting
 from bdray.attacks._images import blended, by_parts, mixed, picture
 from bdray.data import Splits
-from bdray.spec import BadInput, Config, Count, Share
+from bdray.spec import BadInput, Config, Count, FilePath, Share
 
 
 class AdaptiveBlend(Attack):
@@ -24,7 +24,7 @@ class AdaptiveBlend(Attack):
 
     rate: Share = 0.003
     cover: Share = 0.003
-    image: str = ""
+    image: FilePath = ""
     """A picture file; it is resized to the data set's images and saved with the victim."""
     opacity: Share = 0.15
     """In training samples."""

@@ -8,7 +8,7 @@ from torch import Tensor
 from bdray.attacks import Attack, Patterns, Setting
 from bdray.attacks._images import blended, picture
 from bdray.data import Splits
-from bdray.spec import Config, Share
+from bdray.spec import Config, FilePath, Share
 
 
 class Blend(Attack):
@@ -17,7 +17,7 @@ class Blend(Attack):
     modalities: ClassVar[frozenset[str]] = frozenset({"image"})
     presets: ClassVar[dict[str, Config]] = {"advrbd": {"target": 1, "rate": 0.05, "opacity": 0.2}}
 
-    image: str = ""
+    image: FilePath = ""
     """A picture file; it is resized to the data set's images and saved with the victim."""
     opacity: Share = 0.2
 

@@ -12,7 +12,7 @@ from bdray.attacks import Attack, Patterns, Setting
 from bdray.attacks._images import check_room
 from bdray.attacks._marks import Mark, check_flower, cutout, flower, placed, quarter, square
 from bdray.data import Splits
-from bdray.spec import Amount, BadInput, Config, NonNegative, Positive, Several, Share
+from bdray.spec import Amount, BadInput, Config, FilePath, NonNegative, Positive, Several, Share
 
 
 class Shot(NamedTuple):
@@ -62,7 +62,7 @@ class Physical(Attack):
     """In the bottom-right corner: a white square, or a flower drawn here, for the Firefox logo of AdvrBD's paper."""
     size: Amount = 0
     """Height and width of it in pixels. 0: 3 for the square, a quarter of the images' for the flower."""
-    image: str = ""
+    image: FilePath = ""
     """A picture file instead, as large as a whole image and transparent or black where it leaves it alone."""
     opacity: Share = 1.0
     flip: Share = 0.5

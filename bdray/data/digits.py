@@ -33,6 +33,7 @@ class Digits(Images):
         from sklearn.datasets import load_digits
 
         bunch = load_digits()
+        self.check_memory(len(bunch.target), self.size, each=7)  # one float32, and three bytes
         grey = torch.from_numpy(np.asarray(bunch.images, dtype=np.float32))[:, None] * (255 / 16)
         large = F.interpolate(grey, size=self.size, mode="bilinear", align_corners=False)
         inputs = large.round().to(torch.uint8).expand(-1, 3, -1, -1).contiguous()

@@ -38,6 +38,7 @@ class Miniature(Images):
         return Published(self._make("train", self.per_class), self._make("test", -(-self.per_class // 2)), list(COLOURS))
 
     def _make(self, part: str, per_class: int) -> Samples:
+        self.check_memory(len(COLOURS) * per_class, self.size, "size or per_class", each=27)  # three int64, and three bytes
         draw = rng(0, "miniature", part, self.size)
         targets = torch.arange(len(COLOURS)).repeat(per_class)
         count = len(targets)

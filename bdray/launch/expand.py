@@ -14,17 +14,17 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import numpy as np
-from ray.tune.search.sample import Domain
-
 from bdray.experiment import Experiment
+from bdray.launch.space import check_domains, count, draw, grids, has_domain
 from bdray.launch.sweep import Sweep
-from bdray.seeds import seed_of
 from bdray.spec import BadInput, Spec
+from bdray.wording import quoted, shown
 
 PARTS = tuple(sorted(Experiment.model_fields))
 """Of an experiment, in the order in which they are hashed."""
 _DEFENSE = PARTS.index("defense")
+MOST = 10_000_000
+"""Cells of a sweep: more do not fit into memory."""
 
 
 class Cell:
@@ -81,9 +81,17 @@ def expand(sweep: Sweep) -> list[Cell]:
     """Every cell of a sweep once, in the order of its space. Raises BadInput for the first that cannot be built."""
     make = Cells()
     variants = []
+    size = sweep.samples if has_domain(sweep.space) else 1
+    for name, node in sweep.space.items():
+        size *= count(node)
+        check_domains(node, f".{name}")
+    if size > MOST:
+        raise BadInput(
+            f"the sweep {sweep.name!r} has {shown(size)} cells, expected at most {MOST:,}; make its grids or samples smaller"
+        )
     for name, node in sweep.space.items():
         found = []
-        for tree in _grids(node):
+        for tree in grids(node):
             draws = range(sweep.samples) if has_domain(tree) else range(1)
             found.append([(name, make.part(name, draw(tree, sweep.seed, number, f".{name}"))) for number in draws])
         variants.append(found)
@@ -97,52 +105,13 @@ def expand(sweep: Sweep) -> list[Cell]:
     return list(cells.values())
 
 
-def _grids(node: Any) -> Iterator[Any]:
-    """The node once for every combination of its grid members, random domains left in place. A list among the members of a
-    list is one value."""
-    if isinstance(node, dict) and set(node) == {"grid_search"}:
-        node = node["grid_search"]
-    if isinstance(node, list | tuple):
-        for member in node:
-            yield from [member] if isinstance(member, list | tuple) else _grids(member)
-    elif isinstance(node, dict):
-        parts = [list(_grids(value)) for value in node.values()]
-        for combination in itertools.product(*parts):
-            yield dict(zip(node, combination, strict=True))
-    else:
-        yield node
-
-
-def has_domain(node: Any) -> bool:
-    """Whether something in it is drawn."""
-    return any(has_domain(v) for v in node.values()) if isinstance(node, dict) else isinstance(node, Domain)
-
-
-def has_grid(node: Any) -> bool:
-    """Whether something in it has several members."""
-    if isinstance(node, dict):
-        return set(node) == {"grid_search"} or any(has_grid(value) for value in node.values())
-    return isinstance(node, list | tuple)
-
-
-def draw(node: Any, seed: int, number: int, path: str) -> Any:
-    """Each domain drawn from a seed hashed from the sweep's seed, the draw's number and the domain's path by names."""
-    if isinstance(node, dict):
-        here = f"{path}={node['name']}" if isinstance(node.get("name"), str) else path
-        return {key: draw(value, seed, number, f"{here}.{key}") for key, value in node.items()}
-    if isinstance(node, Domain):
-        value = node.sample(random_state=np.random.default_rng(seed_of(seed, number, path)))
-        return value.item() if isinstance(value, np.generic) else value
-    return node
-
-
 def read_sweep(path: str) -> Sweep:
     """The sweep that a Python file defines, which may import what is beside it, as one that Python runs may. Raises BadInput
     where it is not there, does not run, or defines none."""
-    file = Path(path)
+    file = Path(path).expanduser()
     if not file.is_file():
         near = sorted(p.as_posix() for p in Path("sweeps").glob("*.py") if p.name != "__init__.py")
-        raise BadInput(f"no sweep file {path!r}; " + (f"there is {', '.join(near)}" if near else "give the path of one"))
+        raise BadInput(f"no sweep file {quoted(path)}; " + (f"there is {', '.join(near)}" if near else "give the path of one"))
     folder = str(file.resolve().parent)
     try:
         with _beside(folder):

@@ -4,9 +4,10 @@ import itertools
 from typing import Any
 
 from ray.tune.schedulers import TrialScheduler
-from ray.tune.search.sample import Domain
+from ray.tune.search.sample import Domain, Function
 
-from bdray.launch.expand import Cell, Cells, draw, has_domain, has_grid
+from bdray.launch.expand import Cell, Cells
+from bdray.launch.space import check_domains, draw, has_domain, has_grid
 from bdray.launch.sweep import Sweep
 from bdray.overrides import put
 from bdray.proxies import Proxy
@@ -23,6 +24,19 @@ def check_search(sweep: Sweep) -> None:
         raise BadInput(
             f"the sweep {sweep.name!r} searches, but its space draws nothing; give a field of the defense a domain such as "
             "tune.loguniform(0.01, 1.0), or leave `search` out"
+        )
+    for path, domain in found.items():
+        check_domains(domain, f".{path}")
+        if sweep.search != "random" and (isinstance(domain, Function) or has_domain(getattr(domain, "categories", []))):
+            kind = "tune.sample_from" if isinstance(domain, Function) else "domains among the members of tune.choice"
+            raise BadInput(
+                f"the sweep {sweep.name!r} searches {path}, which draws by {kind}, and its searcher cannot learn from that; "
+                'take a plain domain, or search="random"'
+            )
+    if "defense" in found:
+        raise BadInput(
+            f"the sweep {sweep.name!r} searches which defense there is, and a search draws fields of one; name the defense, or "
+            'make a grid of them with search="grid"'
         )
     stray = [path for path in found if not path.startswith("defense.")]
     if stray:

@@ -7,18 +7,22 @@ from typing import Any
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
+from bdray.launch.space import plain, scalar
 from bdray.objective import DEFAULT_PROXY, Objective
 from bdray.overrides import put
-from bdray.spec import BadInput, Config, unknown
+from bdray.spec import LARGEST, BadInput, Config, unknown
+from bdray.wording import quoted, shown
 
 SEARCHES = ("grid", "random", "optuna")
 SCHEDULERS = ("asha",)
+SAMPLES = 1_000_000
+"""At the most."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sweep:
     """The space is an experiment's dict; a value is a plain one, a list or `tune.grid_search` (each member in turn), or a Tune
-    domain such as `tune.loguniform`.
+    domain such as `tune.loguniform`. Arrays, ranges, sets, generators and NumPy's numbers are taken for what they hold.
 
     `search="grid"` runs every grid member with `samples` draws of the domains: a fixed list of cells. Any other search draws
     `samples` settings of the defense, one after the other or from what it has seen, and judges each on the whole `panel`.
@@ -60,35 +64,45 @@ class Sweep:
     """Of the file that defines it: what it imports from there is looked for there on the workers, too."""
 
     def __post_init__(self) -> None:
-        for name, kind, least, words in (
-            ("samples", int, 1, "a whole number, at least 1"),
-            ("seed", int, 0, "a whole number, at least 0"),
-            ("cpus", int | float, 0.01, "a number, at least 0.01"),
-            ("gpus", int | float, 0, "a number, at least 0"),
+        for name, kind, least, most, words in (
+            ("samples", int, 1, SAMPLES, f"a whole number, at least 1 and at most {SAMPLES:,}"),
+            ("seed", int, 0, LARGEST, "a whole number, at least 0"),
+            ("cpus", int | float, 0.01, 1e6, "a number, at least 0.01 and at most a million"),
+            ("gpus", int | float, 0, 1e6, "a number, at least 0 and at most a million"),
         ):
-            value = getattr(self, name)
+            value = scalar(getattr(self, name))
+            object.__setattr__(self, name, value)
             if name == "gpus" and value is None:
                 continue
-            if not isinstance(value, kind) or isinstance(value, bool) or value < least:
-                raise BadInput(f"the sweep's {name}: got {value!r}, expected {words}")
-        if not isinstance(self.space, dict):
-            raise BadInput(f"the sweep's space: got {self.space!r}, expected an experiment's dict")
+            if not isinstance(value, kind) or isinstance(value, bool) or not least <= value <= most:  # NaN is neither
+                raise BadInput(f"the sweep's {name}: got {shown(value)}, expected {words}")
+        for name in ("space", "panel"):
+            value = plain(getattr(self, name), "")
+            object.__setattr__(self, name, value)
+            if not isinstance(value, dict) and (name == "space" or value is not None):
+                raise BadInput(f"the sweep's {name}: got {shown(value)}, expected a dict, as in the README")
         if not isinstance(self.name, str) or not set(self.name) <= set(string.ascii_letters + string.digits + "_-"):
-            raise BadInput(f"the sweep's name: got {self.name!r}, expected letters, digits, _ and -; it names a folder")
+            raise BadInput(f"the sweep's name: got {shown(self.name)}, expected letters, digits, _ and -; it names a folder")
+        if len(self.name) > 200:
+            raise BadInput(f"the sweep's name: got {quoted(self.name)}, expected at most 200 letters; it names a folder")
+        for name in ("budget", "front"):
+            object.__setattr__(self, name, scalar(getattr(self, name)))
+        if not isinstance(self.front, bool):
+            raise BadInput(f"the sweep's front: got {shown(self.front)}, expected true or false")
         if isinstance(self.search, str) and self.search not in SEARCHES:
             raise BadInput(unknown("search", self.search, SEARCHES))
         if not isinstance(self.search, str | Searcher):
-            raise BadInput(f"the sweep's search: got {self.search!r}, expected {', '.join(SEARCHES)} or a Tune Searcher")
+            raise BadInput(f"the sweep's search: got {shown(self.search)}, expected {', '.join(SEARCHES)} or a Tune Searcher")
         if isinstance(self.scheduler, str) and self.scheduler not in SCHEDULERS:
             raise BadInput(unknown("scheduler", self.scheduler, SCHEDULERS))
         if not isinstance(self.scheduler, str | TrialScheduler | None):
-            raise BadInput(f"the sweep's scheduler: got {self.scheduler!r}, expected {', '.join(SCHEDULERS)} or Tune's")
+            raise BadInput(f"the sweep's scheduler: got {shown(self.scheduler)}, expected {', '.join(SCHEDULERS)} or Tune's")
         self.aim  # noqa: B018 - refuses a bad objective, judge or budget
 
     @property
     def aim(self) -> Objective:
         """What a search makes large."""
-        return Objective(kind=self.objective, proxy=self.proxy, budget=self.budget, judge=self.judge, front=bool(self.front))
+        return Objective(kind=self.objective, proxy=self.proxy, budget=self.budget, judge=self.judge, front=self.front)
 
     @property
     def searches(self) -> bool:

@@ -15,6 +15,9 @@ from bdray.data import Data
 from bdray.data._images import decode
 from bdray.spec import BadInput, Config
 
+# The litter in the miniature is told of: see test_image_folders.py.
+pytestmark = pytest.mark.filterwarnings("ignore:image_folder. skipped")
+
 CONFIG: dict[str, Config] = {
     "image_folder": {"name": "image_folder", "path": "pets"},
     **{name: {"name": name} for name in ("cifar10", "cifar100", "gtsrb", "imagenette", "tiny_imagenet")},

@@ -14,6 +14,9 @@ from bdray.data import Data, Published, Samples
 from bdray.data._images import decode
 from bdray.spec import Config
 
+# The litter in the miniature is told of: see test_image_folders.py.
+pytestmark = pytest.mark.filterwarnings("ignore:image_folder. skipped")
+
 EXACT, JPEG, CMYK = 0, 6, 20
 GTSRB_WAYS = [
     ("", "GTSRB/Final_Training/Images", "GT-final_test.csv"),
