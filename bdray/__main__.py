@@ -410,9 +410,9 @@ def _table(options: argparse.Namespace) -> None:
     if options.all and not options.paper:
         raise BadInput("got --all without --paper, expected both; the table shows all rows as it is")
     chosen = next((f"--{name}" for name in ("columns", "wide", "matrix") if getattr(options, name)), None)
-    other = "--sql" if options.sql else "--paper" if options.paper else "--sort" if options.sort and options.matrix else None
-    if chosen and other:
-        raise BadInput(f"got {chosen} and {other}, expected one of them; {chosen} is for the table of attacks and defenses")
+    against = "--sql" if options.sql else "--paper" if options.paper else "--sort" if options.sort and options.matrix else None
+    if chosen and against:
+        raise BadInput(f"got {chosen} and {against}, expected one of them; {chosen} is for the table of attacks and defenses")
     published = paper(options.paper) if options.paper else None
     bounds = Bounds(planted=options.planted, class_budget=options.class_budget)
     store = Store(options.store)

@@ -88,7 +88,7 @@ def _member(kind: str, name: str) -> str:
     member = _contract(CONTRACTS[kind]).member(name)
     module = inspect.getmodule(member)
     head = "data" if kind == "data" else next(one for one, many in SINGULAR.items() if many == kind)
-    parts = [f"{head} {name}", "", *_paragraphs(module and module.__doc__), *_paragraphs(_own(member))]
+    parts = [f"{head} {name}", "", *_paragraphs(module.__doc__ if module else None), *_paragraphs(_own(member))]
     presets = [f"{preset}: {_values(fields)}" for preset, fields in member.presets.items()]
     path = {"data": "task.data", "model": "task.model"}.get(head, head)
     if presets:

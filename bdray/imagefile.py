@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -31,7 +32,7 @@ def opened(source: Path | bytes) -> Iterator[Image.Image]:
         yield image
 
 
-def _end(image: Image.Image) -> int | None:
+def _end(image: Any) -> int | None:
     """Where a file ends by its own header; None where the header does not say. Bytes that were put in between would shift the
     pixels behind them, and no reader would mind. JPEG and PNG have marks of their own against that."""
     if image.format == "PPM" and image.tile and image.tile[0][0] in ("raw", "ppm"):
@@ -52,8 +53,7 @@ def _end(image: Image.Image) -> int | None:
     return None
 
 
-def _head(image: Image.Image) -> bytes:
-    assert image.fp is not None
+def _head(image: Any) -> bytes:
     at = image.fp.tell()
     image.fp.seek(0)
     head = image.fp.read(8)

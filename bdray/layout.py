@@ -201,7 +201,8 @@ def _blocks(cells: list[list[str]], aligns: Sequence[str], keys: int, where: Scr
 
 def _groups(widths: Sequence[int], keys: int, width: int) -> list[list[int]]:
     """The columns after the first `keys`, in groups of which each fits beside these; none where one of them does not."""
-    room, groups = width - _total(widths[:keys]) - GAP, [[]] if len(widths) > keys else []
+    room = width - _total(widths[:keys]) - GAP
+    groups: list[list[int]] = [[]] if len(widths) > keys else []
     for at in range(keys, len(widths)):
         if widths[at] > room:
             return []

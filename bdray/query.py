@@ -53,7 +53,7 @@ def select(rows: pa.Table, sql: str) -> pa.Table:
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe) as process:
         try:
-            out, err = process.communicate(given.getbuffer(), SECONDS)
+            out, err = process.communicate(given.getvalue(), SECONDS)
         except subprocess.TimeoutExpired:
             raise BadInput(f"the query took more than {SECONDS:g} s; ask for less, e.g. with WHERE or LIMIT") from None
         finally:

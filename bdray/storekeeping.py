@@ -180,7 +180,9 @@ def _damaged(found: list[tuple[str, fs.FileInfo]], store: Store, whys: dict[str,
 def _check_victim(files: Files, path: str, infos: dict[str, fs.FileInfo], whys: dict[str, str]) -> None:
     """The JSON makes its parts a victim, so it is damaged where one of them is not what it says."""
     about = _read(files, path, parse_about)
-    for part, size in about["bytes"].items() if about else ():
+    if about is None:
+        return
+    for part, size in about["bytes"].items():
         other = path.replace("victim.json", f"{part}.safetensors")
         sum_of = about["sha256"].get(part, "")
         if other in whys:

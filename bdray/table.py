@@ -107,8 +107,8 @@ def matrix(rows: pa.Table, value: str, form: str = "text", bounds: Bounds = USUA
     found: dict[tuple[str, ...], dict[str, Any]] = {}
     for r, text in zip(records, texts, strict=True):
         place = (*(text[name] for name in labels), NOT_PLANTED if r["planted"] is False else "")
-        lost = " *" if r["class_lost"] or r["utility_lost"] else ""
-        found.setdefault(place, {})[text["defense"]] = r[value] if form == "csv" else _cell(r, value) + lost
+        star = " *" if r["class_lost"] or r["utility_lost"] else ""
+        found.setdefault(place, {})[text["defense"]] = r[value] if form == "csv" else _cell(r, value) + star
     keys = len(labels) + any(place[-1] for place in found)
     heads = [*labels, "flags"][:keys] + defenses
     lines = [[*place[:keys], *(cells.get(name, "") for name in defenses)] for place, cells in found.items()]

@@ -125,13 +125,16 @@ _OPCODES = (
 size."""
 
 
-class _ArraysOnly(pickle._Unpickler):  # type: ignore[name-defined,misc]
+_InPython: Any = pickle._Unpickler  # of which the type checker knows no methods
+
+
+class _ArraysOnly(_InPython):
     """Allows arrays and what pickle builds itself (dicts, lists, tuples, numbers, texts), nothing else. This is the one
     in Python: its memo is a dict, and that of the one in C an array as long as the largest index that a file claims."""
 
     dispatch = {
         code: call
-        for code, call in pickle._Unpickler.dispatch.items()  # type: ignore[attr-defined]
+        for code, call in _InPython.dispatch.items()
         if code in {opcode[0] for opcode in _OPCODES}
     }
 
