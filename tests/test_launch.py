@@ -14,12 +14,11 @@ from ray.exceptions import NodeDiedError, WorkerCrashedError
 from bdray.defenses.nft import Nft
 from bdray.experiment import Experiment, run
 from bdray.launch import Sweep, launch, plan, read_sweep
-from bdray.launch.cells import Listener
+from bdray.launch.cells import WAIT, Listener
 from bdray.launch.ends import End
 from bdray.launch.expand import expand
 from bdray.launch.settings import cells_of, check_search, drawn
 from bdray.launch.victims import Queue
-from bdray.launch.work import Work
 from bdray.spec import BadInput
 from bdray.store import DamagedFile, Store
 from tests.tiny import quick, tiny_config
@@ -148,17 +147,14 @@ class TestListener:
         """Tune has counted each end when it asks; the trial may go on as long as fewer than three of them count."""
         monkeypatch.setattr(ray, "nodes", lambda: [{"NodeID": "here", "Alive": True}])
         listener = Listener(watch=None)  # type: ignore[arg-type]
-        work = Work(sweep="s", launch="l", store="", root="", folder="", records="", cpus=1, gpus=0)
         file = tmp_path / "error.pkl"
-        trial = SimpleNamespace(
-            trial_id="t", pickled_error_file=str(file), num_failures=0, max_failures=2, config={"work": work}
-        )
+        trial = SimpleNamespace(trial_id="t", pickled_error_file=str(file), num_failures=0, max_failures=2, config={})
         seen = []
         for error in (NodeDiedError("gone"), WorkerCrashedError(), NodeDiedError("gone"), WorkerCrashedError()):
             file.write_bytes(ray.cloudpickle.dumps(error))
             trial.num_failures += 1
             listener.on_trial_recover(0, [], trial)
-            seen.append((trial.max_failures - trial.num_failures, trial.config["work"].wait))
+            seen.append((trial.max_failures - trial.num_failures, trial.config[WAIT]))
         assert seen == [(2, 0), (1, 1), (1, 1), (0, 2)]
 
 
