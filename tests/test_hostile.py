@@ -270,6 +270,14 @@ def retold(store: Store, key: str, part: str, data: bytes) -> None:
     store.files.put(f"victims/{key}/victim.json", json.dumps(about).encode())
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """A store with one victim."""
+    store = Store(str(tmp_path_factory.mktemp("trained")))
+    run(tiny(attack="badnets", defense="none"), store, Path())
+    return store
+
+
 class TestVictims:
     @pytest.mark.parametrize("name", JSONS)
     def test_no_json_of_a_victim(self, store: Store, name: str) -> None:
@@ -277,12 +285,6 @@ class TestVictims:
         with pytest.warns(DamagedFile, match=r"is not a victim's JSON"):
             assert store.victim("v") is None
         assert check(store)[1]
-
-    @pytest.fixture(scope="class")
-    def trained(self, tmp_path_factory: pytest.TempPathFactory) -> Store:
-        store = Store(str(tmp_path_factory.mktemp("trained")))
-        run(tiny(attack="badnets", defense="none"), store, Path())
-        return store
 
     @pytest.mark.parametrize(
         ("change", "said"),
