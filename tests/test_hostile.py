@@ -469,7 +469,7 @@ class TestSecrets:
     def test_no_worker_shows_them(self) -> None:
         """Ray shows what its workers are told, and logs where it keeps its own files."""
         uri = "s3://AKIA1234:secret99@bucket/p?region=us-east-1"
-        work = Work("s", "l", uri, ".", ".", f"{uri}&x=1", cpus=1, gpus=0)
+        work = Work("s", "l", uri, ".", ".", uri, cpus=1, gpus=0)
         storage = work.storage()
         assert storage["storage_path"] == "bucket/p"
         for text in (repr(work), str(work), str(storage)):
