@@ -270,6 +270,14 @@ def retold(store: Store, key: str, part: str, data: bytes) -> None:
     store.files.put(f"victims/{key}/victim.json", json.dumps(about).encode())
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """A store with one victim."""
+    store = Store(str(tmp_path_factory.mktemp("trained")))
+    run(tiny(attack="badnets", defense="none"), store, Path())
+    return store
+
+
 class TestVictims:
     @pytest.mark.parametrize("name", JSONS)
     def test_no_json_of_a_victim(self, store: Store, name: str) -> None:
@@ -277,12 +285,6 @@ class TestVictims:
         with pytest.warns(DamagedFile, match=r"is not a victim's JSON"):
             assert store.victim("v") is None
         assert check(store)[1]
-
-    @pytest.fixture(scope="class")
-    def trained(self, tmp_path_factory: pytest.TempPathFactory) -> Store:
-        store = Store(str(tmp_path_factory.mktemp("trained")))
-        run(tiny(attack="badnets", defense="none"), store, Path())
-        return store
 
     @pytest.mark.parametrize(
         ("change", "said"),
@@ -467,7 +469,7 @@ class TestSecrets:
     def test_no_worker_shows_them(self) -> None:
         """Ray shows what its workers are told, and logs where it keeps its own files."""
         uri = "s3://AKIA1234:secret99@bucket/p?region=us-east-1"
-        work = Work("s", "l", uri, ".", ".", f"{uri}&x=1", cpus=1, gpus=0)
+        work = Work("s", "l", uri, ".", ".", uri, cpus=1, gpus=0)
         storage = work.storage()
         assert storage["storage_path"] == "bucket/p"
         for text in (repr(work), str(work), str(storage)):
