@@ -10,9 +10,15 @@ from ray.tune.search import Searcher
 from bdray.objective import DEFAULT_PROXY, Objective
 from bdray.overrides import put
 from bdray.spec import BadInput, Config, unknown
+from bdray.validity import PLANTED
 
 SEARCHES = ("grid", "random", "optuna")
 SCHEDULERS = ("asha",)
+PLAIN = (
+    *("samples", "cpus", "gpus", "search", "scheduler"),
+    *("objective", "proxy", "budget", "class_budget", "planted", "judge", "front"),
+)
+"""Fields that a word of the command line sets as they are."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +56,10 @@ class Sweep:
     """What stands for the ASR in the defender's objective."""
     budget: float = 0.05
     """Utility that a setting may cost, 0 to 1; `training` has none."""
+    class_budget: float | None = None
+    """What one class may lose, 0 to 1; see `Objective`, whose default it is for each kind."""
+    planted: float = PLANTED
+    """ASR before a defense, below which a victim of the panel has no backdoor to remove, and is left out."""
     judge: str = "mean"
     """Of the panel: mean or worst."""
     front: bool = False
@@ -88,7 +98,15 @@ class Sweep:
     @property
     def aim(self) -> Objective:
         """What a search makes large."""
-        return Objective(kind=self.objective, proxy=self.proxy, budget=self.budget, judge=self.judge, front=bool(self.front))
+        return Objective(
+            kind=self.objective,
+            proxy=self.proxy,
+            budget=self.budget,
+            class_budget=self.class_budget,
+            planted=self.planted,
+            judge=self.judge,
+            front=bool(self.front),
+        )
 
     @property
     def searches(self) -> bool:
@@ -97,7 +115,7 @@ class Sweep:
 
     def with_override(self, path: str, value: Any) -> "Sweep":
         """The sweep with one value changed: a plain field such as `samples`, or a path into the space; a list is a grid."""
-        if path in ("samples", "cpus", "gpus", "search", "scheduler", "objective", "proxy", "budget", "judge", "front"):
+        if path in PLAIN:
             return replace(self, **{path: value})
         if self.panel is not None and path in self.panel:
             return replace(self, panel={**self.panel, path: value})
