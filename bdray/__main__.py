@@ -108,7 +108,8 @@ def _parse(words: list[str] | None) -> argparse.Namespace:
     options, rest = parser.parse_known_args(words)
     stray = [word for word in rest if word.startswith("-") or not hasattr(options, "words")]
     if stray:
-        known = re.findall(r"--?[a-z][\w-]*", commands.choices[words[0]].format_usage())
+        command = next(word for word in words if word in commands.choices)
+        known = re.findall(r"--?[a-z][\w-]*", commands.choices[command].format_usage())
         near = difflib.get_close_matches(stray[0].partition("=")[0], known, n=1)
         said = without_secrets(" ".join(stray))
         parser.error(f"unrecognized arguments: {said}" + (f"; did you mean {near[0]!r}?" if near else ""))

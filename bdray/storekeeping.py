@@ -19,7 +19,6 @@ from bdray.rows import Rows, sweep_of
 from bdray.spec import BadInput, unknown
 from bdray.store import Store, check_tensors, parse_about
 from bdray.trials import trial
-from bdray.wording import printable
 
 T = TypeVar("T")
 

@@ -132,11 +132,7 @@ class _ArraysOnly(_InPython):
     """Allows arrays and what pickle builds itself (dicts, lists, tuples, numbers, texts), nothing else. This is the one
     in Python: its memo is a dict, and that of the one in C an array as long as the largest index that a file claims."""
 
-    dispatch = {
-        code: call
-        for code, call in _InPython.dispatch.items()
-        if code in {opcode[0] for opcode in _OPCODES}
-    }
+    dispatch = {code: call for code, call in _InPython.dispatch.items() if code in {opcode[0] for opcode in _OPCODES}}
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _ALLOWED:
