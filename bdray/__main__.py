@@ -1,18 +1,23 @@
-"""The command line: run, sweep, table, best, figure, store, list. Bad input is one sentence on stderr and status 2; Ctrl-C is
-130, SIGTERM 143, SIGHUP 129, with one sentence, too."""
+"""The command line: run, sweep, table, best, figure, store, list. Bad input is one sentence on stderr and status 2, output that
+cannot be written 1; Ctrl-C is 130, SIGTERM 143, SIGHUP 129, with one sentence, too."""
 
 import argparse
 import contextlib
+import difflib
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import bdray
+from bdray.layout import CannotPrint, complain, entries, prose, safe, say, silence, streams
 from bdray.refusal import printable, shown, without_secrets
 from bdray.signals import Ending, orderly
-from bdray.spec import BadInput
+from bdray.spec import BadInput, unknown
 from bdray.threads import settle, wait_asleep
 
 if TYPE_CHECKING:
@@ -21,6 +26,19 @@ if TYPE_CHECKING:
 
 def main(words: list[str] | None = None) -> int:
     """Entry point of `bdray` and `python -m bdray`; the exit status."""
+    try:
+        with streams():
+            return _main(words)
+    except BrokenPipeError:  # `bdray table | head`
+        silence()
+        return 0
+    except CannotPrint as error:
+        silence()
+        complain(f"bdray: {error}")
+        return 1
+
+
+def _main(words: list[str] | None) -> int:
     options = _parse(words)
     stopped = f"stopped; nothing is lost: the same command goes on from what {shown(options.store)!r} holds"
     with orderly(stopped, last=words is None) as ending:
@@ -30,20 +48,32 @@ def main(words: list[str] | None = None) -> int:
 def _ended(options: argparse.Namespace, ending: Ending) -> int:
     try:
         with warnings.catch_warnings():
-            warnings.showwarning = lambda message, *_, **__: print(f"warning: {_said(message)}", file=sys.stderr)
+            warnings.showwarning = lambda message, *_, **__: complain(f"warning: {_said(message)}")
             return int(options.command(options) or 0)
+    except CannotPrint:
+        raise
     except BadInput as error:
-        print(f"bdray: {_said(error)}", file=sys.stderr)
+        complain(f"bdray: {_said(error)}")
         return 2
     except FloatingPointError as error:  # a training that diverged; its failed row is in the store
-        print(f"bdray: {_said(error)}", file=sys.stderr)
+        complain(f"bdray: {_said(error)}")
         return 1
     except KeyboardInterrupt:
         ending.say()
         return ending.status
-    except BrokenPipeError:  # `bdray table | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+
+
+EXAMPLES = {
+    "bdray run": "one experiment: digits, Blend, NFT",
+    "bdray run attack=sig defense=abl seed=3": "the same with other parts; every field is a path=value",
+    "bdray sweep sweeps/demo.py": "many experiments, on Ray; again: only what is missing",
+    "bdray table --sweep demo": "what they showed, attack by attack and defense by defense",
+    "bdray best demo": "the settings of its defenses, ranked",
+    "bdray figure divergences demo": "the figures of AdvrBD",
+    "bdray store check": "whether all that is stored can be read",
+    "bdray cluster check cluster.yaml": "whether a cluster file is sound, before `ray up`",
+    "bdray list defense nft": "what there is to choose from; here the fields of one defense",
+}
 
 
 def _said(what: object) -> str:
@@ -53,18 +83,33 @@ def _said(what: object) -> str:
 
 def _parse(words: list[str] | None) -> argparse.Namespace:
     """Words may stand before, between and after options, which argparse alone does not allow in a subcommand."""
-    parser = _parser()
+    parser, commands = _parser()
+    words = sys.argv[1:] if words is None else words
+    if not words:
+        return argparse.Namespace(command=_help, store="")
+    if words[0][:1] != "-" and words[0] not in commands.choices:
+        parser.error(unknown("command", words[0], commands.choices))
     options, rest = parser.parse_known_args(words)
     stray = [word for word in rest if word.startswith("-") or not hasattr(options, "words")]
     if stray:
-        parser.error(f"unrecognized arguments: {_said(' '.join(stray))}")
+        command = next(word for word in words if word in commands.choices)
+        known = re.findall(r"--?[a-z][\w-]*", commands.choices[command].format_usage())
+        near = difflib.get_close_matches(stray[0].partition("=")[0], known, n=1)
+        parser.error(f"unrecognized arguments: {_said(' '.join(stray))}" + (f"; did you mean {near[0]!r}?" if near else ""))
     if rest:
         options.words += rest
     return options
 
 
-def _parser() -> argparse.ArgumentParser:
+def _help(options: argparse.Namespace) -> None:
+    lines = ["bdray evaluates backdoor attacks and defenses on deep networks.", "", *entries(list(EXAMPLES.items()))]
+    say("\n".join([*lines, "", "`bdray COMMAND --help` says more; README.md has the rest."]))
+
+
+def _parser() -> tuple[argparse.ArgumentParser, Any]:
+    """The parser, and its commands by name in `choices`."""
     parser = argparse.ArgumentParser(prog="bdray", description="Evaluate backdoor attacks and defenses at scale.")
+    parser.add_argument("--version", action="version", version=f"bdray {bdray.__version__}")
     places = argparse.ArgumentParser(add_help=False)
     places.add_argument(
         "--store",
@@ -120,9 +165,11 @@ def _parser() -> argparse.ArgumentParser:
     show.add_argument("words", nargs="*", metavar="path=value", help="only these rows, e.g. attack=blend task.data=cifar10")
     show.add_argument("--sweep", help="only this sweep's rows")
     show.add_argument("--sort", metavar="COLUMN", help="by a column, e.g. asr_after; with a leading - the largest first")
-    form = show.add_mutually_exclusive_group()
-    form.add_argument("--csv", action="store_true", help="full precision, spread in columns of its own")
-    form.add_argument("--markdown", action="store_true")
+    _add_forms(show, "full precision, spread in columns of its own")
+    what = show.add_mutually_exclusive_group()
+    what.add_argument("--columns", metavar="A,B", help="these, by the names in the CSV, e.g. attack,defense,asr_after")
+    what.add_argument("--wide", action="store_true", help="every column")
+    what.add_argument("--matrix", metavar="COLUMN", help="one value of every attack (a line each) and defense (a column each)")
     show.add_argument(
         "--sql", metavar="QUERY", help='DuckDB over the rows, e.g. "SELECT attack, avg(asr_after) FROM rows GROUP BY 1"'
     )
@@ -155,16 +202,14 @@ def _parser() -> argparse.ArgumentParser:
     top.add_argument("sweep", metavar="SWEEP", help="its name, as in `bdray table --sweep`")
     top.add_argument(
         "--by",
-        default="defender",
-        help="defender (what a defender can measure), training (the same of a filter, no clean data) or oracle (the true ASR)",
+        help="defender (what a defender can measure), training (the same of a filter, no clean data) or oracle (the true ASR); "
+        "without it defender, or oracle where no row has the proxy",
     )
     top.add_argument("--proxy", help="what stands for the ASR; see `bdray list proxies`")
     top.add_argument("--budget", type=float, help="utility that a setting may cost, 0 to 1 (0.05)")
     top.add_argument("--judge", default="mean", help="over the victims: mean or worst")
     top.add_argument("-n", type=int, default=10, dest="count", help="how many settings to show (10)")
-    shape = top.add_mutually_exclusive_group()
-    shape.add_argument("--csv", action="store_true", help="0 to 1, full precision")
-    shape.add_argument("--markdown", action="store_true")
+    _add_forms(top)
     top.add_argument("--picture", metavar="FILE", help="also draw utility against what is left of the backdoor")
     top.set_defaults(command=_best)
 
@@ -180,9 +225,7 @@ def _parser() -> argparse.ArgumentParser:
         "words", nargs="*", metavar="SWEEP | path=value", help="only this sweep's rows, and only these, e.g. attack=blend"
     )
     plot.add_argument("--out", metavar="FILE", help="of the picture; without it only the numbers are shown")
-    numbers = plot.add_mutually_exclusive_group()
-    numbers.add_argument("--csv", action="store_true", help="0 to 1, full precision")
-    numbers.add_argument("--markdown", action="store_true")
+    _add_forms(plot)
     plot.set_defaults(command=_figure)
 
     cluster = commands.add_parser("cluster", help="check a cluster file before `ray up`")
@@ -208,9 +251,22 @@ def _parser() -> argparse.ArgumentParser:
     keep.set_defaults(command=_store)
 
     names = commands.add_parser("list", parents=[places], help="every task, data set, model, attack, defense and sweep")
-    names.add_argument("kind", nargs="?", help="only these, e.g. attacks")
+    names.add_argument("kind", nargs="?", metavar="KIND", help="only these, e.g. attacks; or training")
+    names.add_argument("name", nargs="?", metavar="NAME", help="one of them in full, e.g. defense nft: its fields and presets")
     names.set_defaults(command=_list)
-    return parser
+    return parser, commands
+
+
+def _add_forms(parser: argparse.ArgumentParser, csv: str = "0 to 1, full precision") -> None:
+    """Options for what a table is written as: see `_form`."""
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument("--csv", action="store_true", help=csv)
+    group.add_argument("--markdown", action="store_true", help="as GitHub reads it")
+    group.add_argument("--latex", action="store_true", help="a tabular, for the package booktabs")
+
+
+def _form(options: argparse.Namespace) -> str:
+    return next((form for form in ("csv", "markdown", "latex") if getattr(options, form)), "text")
 
 
 def _run(options: argparse.Namespace) -> None:
@@ -252,7 +308,7 @@ def _run(options: argparse.Namespace) -> None:
 
         row = run(experiment, store, root, sweep, progress, again=bool(before))
         board.close(row)
-    print(describe(row, before))
+    say(describe(row, before))
 
 
 @contextlib.contextmanager
@@ -305,10 +361,10 @@ def _sweep(options: argparse.Namespace) -> int:
     found = plan(sweep, store, root, options.retry_failed)
     if not options.dry_run:
         store.check_writable()
-    print(found.sentence(), flush=True)
+    say(found.sentence())
     if options.dry_run:
         for experiment, reason in found.skipped:
-            print(f"skipped {experiment.attack.name} x {experiment.defense.name}: {reason}")
+            say(prose(f"skipped {experiment.attack.name} x {experiment.defense.name}: {reason}", "  "))
         return 0
     launch(found, store, root, options.address)
     what = "settings" if sweep.searches else "cells"
@@ -317,7 +373,7 @@ def _sweep(options: argparse.Namespace) -> int:
         if ended[status]:
             sql = f"SELECT key, error FROM rows WHERE status = '{status}'"
             why = "" if sweep.searches and status == "lost" else f'why: bdray table --sweep {sweep.name} --sql "{sql}"; '
-            print(f"bdray: {ended[status]} {what} {status}; {why}{cure}", file=sys.stderr)
+            complain(f"bdray: {ended[status]} {what} {status}; {why}{cure}")
     return 1 if any(ended.values()) else 0
 
 
@@ -335,6 +391,10 @@ def _table(options: argparse.Namespace) -> None:
         raise BadInput(f"got --paper and {other}, expected one of them; --paper keeps the order of the paper's tables")
     if options.all and not options.paper:
         raise BadInput("got --all without --paper, expected both; the table shows all rows as it is")
+    chosen = next((f"--{name}" for name in ("columns", "wide", "matrix") if getattr(options, name)), None)
+    other = "--sql" if options.sql else "--paper" if options.paper else "--sort" if options.sort and options.matrix else None
+    if chosen and other:
+        raise BadInput(f"got {chosen} and {other}, expected one of them; {chosen} is for the table of attacks and defenses")
     published = paper(options.paper) if options.paper else None
     bounds = Bounds(planted=options.planted, class_budget=options.class_budget)
     store = Store(options.store)
@@ -343,18 +403,21 @@ def _table(options: argparse.Namespace) -> None:
         where = f"of the sweep {options.sweep!r} " if options.sweep else ""
         raise BadInput(f"no rows {where}in the store {store.uri!r}; make some with `bdray run` or `bdray sweep`")
     rows = table.only(rows, parse(options.words))
-    form = "csv" if options.csv else "markdown" if options.markdown else "text"
+    form = _form(options)
     if published:
-        print(paper_table.render(rows, published, options.all, form, bounds))
+        say(paper_table.render(rows, published, options.all, form, bounds))
     elif options.sql:
-        print(table.query(rows, options.sql, form, bounds))
+        say(table.query(rows, options.sql, form, bounds))
+    elif options.matrix:
+        say(table.matrix(rows, options.matrix, form, bounds))
     else:
-        print(table.render(rows, options.sort, form, bounds, options.interval))
+        columns = [name.strip() for name in (options.columns or "").split(",") if name.strip()]
+        say(table.render(rows, options.sort, form, bounds, options.interval, columns=columns, wide=options.wide))
     if options.picture:
         from bdray.picture import draw
 
         draw(rows, Path(options.picture), bounds)
-        print(f"picture: {options.picture}", file=sys.stderr)
+        complain(f"picture: {options.picture}")
 
 
 def _best(options: argparse.Namespace) -> None:
@@ -365,17 +428,24 @@ def _best(options: argparse.Namespace) -> None:
     from bdray.trials import trials
 
     given = {name: getattr(options, name) for name in ("proxy", "budget") if getattr(options, name) is not None}
-    aim = Objective(kind=options.by, judge=options.judge, **given)
+    aim = Objective(kind=options.by or "defender", judge=options.judge, **given)
     Proxy.of(aim.proxy)
     store = Store(options.store)
     rows = store.rows(options.sweep).to_pylist()
     if not rows:
-        raise BadInput(f"no rows of the sweep {options.sweep!r} in the store {store.uri!r}; run it with `bdray sweep`")
-    found = best.best(rows, trials(store, options.sweep), aim)
-    print(best.render(found, options.count, "csv" if options.csv else "markdown" if options.markdown else "text"))
+        raise BadInput(f"no rows of the sweep {options.sweep!r} in the store {options.store!r}; run it with `bdray sweep`")
+    try:
+        found = best.best(rows, trials(store, options.sweep), aim)
+    except best.Unrankable:
+        if options.by:
+            raise
+        # A grid measures no proxies: what is left to rank by is the truth, and the table says so.
+        complain(f"warning: no row has the proxy {aim.proxy!r}, which a defender needs; ranked by the oracle, which none has")
+        found = best.best(rows, trials(store, options.sweep), replace(aim, kind="oracle"))
+    say(best.render(found, options.count, _form(options)))
     if options.picture:
         best.draw(found, Path(options.picture))
-        print(f"picture: {options.picture}", file=sys.stderr)
+        complain(f"picture: {options.picture}")
 
 
 def _figure(options: argparse.Namespace) -> None:
@@ -400,8 +470,8 @@ def _figure(options: argparse.Namespace) -> None:
     found = figure(options.kind, rows, store)
     if options.out:
         found.draw(Path(options.out))
-        print(f"picture: {options.out}", file=sys.stderr)
-    print(found.text("csv" if options.csv else "markdown" if options.markdown else "text"))
+        complain(f"picture: {options.out}")
+    say(found.text(_form(options)))
 
 
 def _cluster(options: argparse.Namespace) -> int:
@@ -411,8 +481,8 @@ def _cluster(options: argparse.Namespace) -> int:
     findings, started = check(Path(options.file))
     errors = [finding for finding in findings if finding.kind == "error"]
     for finding in findings:
-        print(f"{'bdray' if finding in errors else finding.kind}: {options.file}: {finding.text}", file=sys.stderr)
-    print(f"{options.file}: {len(errors)} errors" if errors else f"{options.file}: {started}")
+        complain(f"{'bdray' if finding in errors else finding.kind}: {options.file}: {finding.text}")
+    say(safe(f"{options.file}: {len(errors)} errors" if errors else f"{options.file}: {started}"))
     return 2 if errors else 0
 
 
@@ -432,16 +502,16 @@ def _store(options: argparse.Namespace) -> int:
     store = Store(options.store)
     if action == "check":
         text, damaged = storekeeping.check(store, options.delete)
-        print(text)
+        say(text)
         return int(damaged)
-    print(storekeeping.compact(store, sweeps[0]) if action == "compact" else storekeeping.show(store))
+    say(storekeeping.compact(store, sweeps[0]) if action == "compact" else storekeeping.show(store))
     return 0
 
 
 def _list(options: argparse.Namespace) -> None:
     from bdray.catalogue import catalogue
 
-    print(catalogue(options.kind))
+    say(catalogue(options.kind, options.name))
 
 
 if __name__ == "__main__":

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from bdray.groups import labels
+from bdray.layout import align, percent, to_csv
 from bdray.objective import KINDS, Objective, front
 from bdray.picture import check_name, save
 from bdray.spec import BadInput, Config, key_of
-from bdray.table import align, percent, to_csv
 from bdray.trials import Trial
 
 COLUMNS = (
@@ -36,17 +36,17 @@ COLUMNS = (
 )
 HEADS = {
     "defender_mean": "defender",
-    "defender_worst": "worst",
+    "defender_worst": "defender worst",
     "training_mean": "training",
-    "training_worst": "worst",
+    "training_worst": "training worst",
     "oracle_mean": "oracle",
-    "oracle_worst": "worst",
+    "oracle_worst": "oracle worst",
     "held_utility_after": "held",
     "kept_agreement": "kept",
     "flagged_agreement": "flagged",
     "utility_after": "utility",
     "asr_after": "ASR",
-    "asr_worst": "worst",
+    "asr_worst": "ASR worst",
 }
 AXES = {
     "defender": ("held_utility_after", "proxy"),
@@ -54,6 +54,10 @@ AXES = {
     "oracle": ("utility_after", "asr_after"),
 }
 """Utility and what is left of the backdoor, as each kind of objective sees them."""
+
+
+class Unrankable(BadInput):
+    """Its rows lack what an objective needs; another may do."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +86,7 @@ def best(rows: Sequence[Mapping[str, Any]], trials: Sequence[Trial], aim: Object
     order = f"{aim.kind}_{aim.judge}"
     if all(record[order] is None for record in records):
         others = [kind for kind in KINDS if any(record[f"{kind}_{aim.judge}"] is not None for record in records)]
-        raise BadInput(
+        raise Unrankable(
             f"no setting can be ranked by {aim.kind}: its rows lack what that needs ({aim.label}); "
             + (f"rank by {' or '.join(others)} with --by" if others else "see them with `bdray table`")
         )

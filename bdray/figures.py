@@ -18,10 +18,10 @@ import pyarrow.compute as pc
 
 from bdray import panels
 from bdray.groups import LABELS, labels
+from bdray.layout import align, page, percent, to_csv
 from bdray.picture import check_name, save
 from bdray.spec import BadInput, Config, unknown
 from bdray.store import Store
-from bdray.table import align, percent, to_csv
 from bdray.validity import NOT_PLANTED, USUAL, shown, size
 
 DEFENSE = "advrbd"
@@ -57,8 +57,7 @@ class Figure:
             return to_csv(self.records[0], [list(record.values()) for record in self.records])
         lines = [[_cell(record, name) for name in self.heads] for record in self.records]
         aligns = ["left", *["right"] * (len(self.heads) - 1)]
-        notes = ["", *self.notes] if self.notes else []
-        return "\n".join([self.about, "", align(list(self.heads.values()), lines, form, aligns), *notes])
+        return page(form, [self.about], align(list(self.heads.values()), lines, form, aligns), self.notes)
 
     def draw(self, path: Path) -> None:
         """Write the picture. Raises BadInput for a file that cannot be written."""

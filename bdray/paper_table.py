@@ -2,8 +2,6 @@
 and what was measured on other samples or on another scale. Imports no torch."""
 
 import json
-import shutil
-import sys
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,9 +11,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from bdray.groups import LABELS, averages, flags
+from bdray.layout import align, page, to_csv
 from bdray.papers import TRAINING_SAMPLES, WIDTHS, Cell, Paper
 from bdray.spec import Config
-from bdray.table import align, notes, others, scored, to_csv, wrapped
+from bdray.table import legend, notes, others, scored, used
 from bdray.validity import USUAL, Bounds, size
 
 OUTSIDE = "utility_after_outside_target"
@@ -23,15 +22,15 @@ OUTSIDE = "utility_after_outside_target"
 SCORES = ("utility_before", "utility_after", OUTSIDE, "asr_before", "asr_after")
 COUNTS = ("trained_on", "clean_tests", "triggered_tests")
 HEADS = {
-    "utility_before": "accuracy",
-    "paper_utility_before": "paper",
-    "utility_after": "after",
-    OUTSIDE: "no target",
-    "paper_utility_after": "paper",
-    "asr_before": "ASR",
-    "paper_asr_before": "paper",
-    "asr_after": "after",
-    "paper_asr_after": "paper",
+    "utility_before": "accuracy before",
+    "paper_utility_before": "paper's accuracy before",
+    "utility_after": "accuracy after",
+    OUTSIDE: "outside the target",
+    "paper_utility_after": "paper's accuracy after",
+    "asr_before": "ASR before",
+    "paper_asr_before": "paper's ASR before",
+    "asr_after": "ASR after",
+    "paper_asr_after": "paper's ASR after",
 }
 """Of the text; each of the paper's stands right of ours that it goes with."""
 COLUMNS = (
@@ -170,36 +169,35 @@ def render(rows: pa.Table, paper: Paper, lacking: bool = False, form: str = "tex
     records = found.records + (found.lacking if lacking else [])
     if form == "csv":
         return to_csv(COLUMNS, [[_share(name, record[name]) for name in COLUMNS] for record in records])
-    top = f"{paper.title} (arXiv {paper.arxiv}), {paper.tables}: 'paper' is its number, as printed, for the column before"
+    top = f"{paper.title} (arXiv {paper.arxiv}), {paper.tables}; the paper's numbers are as printed"
     victims = {record["victim"] for record in records}
     ours = f"{min(victims)}; " if len(victims) == 1 else ""
-    lines = [top, f"{ours}percent; tests: clean, triggered", ""]
-    lines += [_lines(records, paper, form), ""] if records else []
-    said = [*notes(found.records, bounds, by_interval=False), *_notes(found, paper, lacking)]
-    return "\n".join([*lines, *(f"- {note}" for note in said), *others(rows)])
+    named, texts = legend(records)
+    body = _lines(records, texts, paper, form) if records else ""
+    said = [*notes(found.records, bounds, by_interval=False), *_notes(found, paper, lacking), *others(rows)]
+    said += used(named, [list(text.values()) for text in texts])
+    return page(form, [top, f"{ours}percent; tests: clean, triggered"], body, said)
 
 
-def _lines(records: list[dict[str, Any]], paper: Paper, form: str) -> str:
+def _lines(records: list[dict[str, Any]], texts: list[dict[str, str]], paper: Paper, form: str) -> str:
     """The table itself."""
     labels = LABELS if len({r["victim"] for r in records}) > 1 else LABELS[1:]
     shown = [name for name in HEADS if any(r[name] is not None for r in records) and (name != OUTSIDE or paper.drops_target)]
     flagged = any(_flags(r) for r in records)
-    heads = [*labels, "n", "rate", "paper", *(HEADS[name] for name in shown), "tests", *(["flags"] if flagged else [])]
+    heads = [*labels, "n", "rate", "paper's rate", *(HEADS[name] for name in shown), "tests", *(["flags"] if flagged else [])]
     lines = [
         [
-            *(r[label] for label in labels),
+            *(text[label] for label in labels),
             size(r["counts"]),
             *("" if r[name] is None else f"{r[name]:g}" for name in ("rate", "paper_rate")),
             *(r[name] or "" if name.startswith("paper") else scored(r, name) if name in r["values"] else "" for name in shown),
             f"{r['clean_tests']}, {r['triggered_tests']}" if r["n"] else "",
             *([_flags(r)] if flagged else []),
         ]
-        for r in records
+        for r, text in zip(records, texts, strict=True)
     ]
-    if form == "text" and sys.stdout.isatty():
-        lines = wrapped(heads, lines, len(labels), shutil.get_terminal_size().columns)
     aligns = ["left"] * len(labels) + ["right"] * (len(heads) - len(labels) - flagged) + ["left"] * flagged
-    return align(heads, lines, form, aligns)
+    return align(heads, lines, form, aligns, len(labels))
 
 
 def _flags(record: dict[str, Any]) -> str:
@@ -216,7 +214,7 @@ def _notes(found: Comparison, paper: Paper, all_shown: bool) -> Iterator[str]:
             + (f" of {samples} published" if samples else "")
             + (f", width {ours['width']} of {width} published" if width and ours["width"] else "")
         )
-    outside = ", those outside the target class, as ours under 'no target'" if paper.drops_target else ""
+    outside = ", those outside the target class, as ours under 'outside the target'" if paper.drops_target else ""
     for data in dict.fromkeys(record["data"] for record in found.records if record["data"] in paper.tests):
         before, after = paper.tests[data]
         yield f"{data}: the paper's numbers fit fractions of {before} tests before a defense and of {after} after it{outside}"

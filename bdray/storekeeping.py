@@ -11,10 +11,10 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, TypeVar
 
 from pyarrow import fs
-from tabulate import tabulate
 
 from bdray.files import AT_ONCE, LINK, Files
-from bdray.refusal import first_line, printable
+from bdray.layout import align, safe
+from bdray.refusal import first_line
 from bdray.rows import Rows, sweep_of
 from bdray.spec import BadInput, unknown
 from bdray.store import Store, check_tensors, parse_about
@@ -81,7 +81,7 @@ def show(store: Store) -> str:
         f"{len(files)} files, {_size(sum(size for _, size in kinds.values()))}",
         _table([[kind, *cost] for kind, cost in kinds.items()], ["kind", "files", "size"]),
         _table(lines, ["sweep", "done", "failed", "skipped", "files", "size"]),
-        _table(shown, ["victim", "", "rows", "files", "size"]),
+        _table(shown, ["victim", "state", "rows", "files", "size"]),
         f"and {len(victims) - SHOWN} victims with no fewer rows" if len(victims) > SHOWN else "",
         f"no row uses {len(idle)} of {len(victims)} victims, {_size(sum(idle))}" if idle else "",
     ]
@@ -115,7 +115,8 @@ def check(store: Store, delete: bool = False) -> tuple[str, bool]:
                 kept = Rows(store.files).rescue(fault.path) if _top(fault.path) == "rows" else 0
             store.files.delete(fault.path)
             gone.add(fault.path)
-        lines.append(f"{fault.line()}{'; deleted' if fault.path in gone else ''}{f', but for {kept} rows' if kept else ''}")
+        but = f", but for {kept} rows" if kept else ""
+        lines.append(safe(f"{fault.line()}{'; deleted' if fault.path in gone else ''}{but}"))
     damaged = sum(fault.damaged for fault in faults)
     lines.append(f"{len(found)} files, {damaged} damaged, {len(faults) - damaged} left over")
     if bare:
@@ -267,6 +268,6 @@ def _table(lines: list[list[Any]], names: list[str]) -> str:
     """Text in columns; the last one is a number of bytes."""
     if not lines:
         return ""
-    shown = [[*(printable(v) if isinstance(v, str) else v for v in line[:-1]), _size(line[-1])] for line in lines]
+    shown = [[*map(str, line[:-1]), _size(line[-1])] for line in lines]
     sides = ["left" if isinstance(value, str) else "right" for value in lines[0][:-1]]
-    return str(tabulate(shown, names, colalign=[*sides, "right"], disable_numparse=True))
+    return align(names, shown, "text", [*sides, "right"])

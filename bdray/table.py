@@ -1,35 +1,38 @@
 """The rows as a table: attack x defense, what their seeds showed, n, and what speaks against them. Imports no torch: it answers
 at once."""
 
-import csv
-import io
 import json
-import shutil
-import sys
-import textwrap
-from collections.abc import Iterable
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pyarrow as pa
 
 from bdray.groups import COLUMNS, COUNTED, LABELS, SCORES, flags, flat, groups, marked
-from bdray.results import Row
+from bdray.layout import align, page, percent, prose, safe, to_csv
+from bdray.query import select
+from bdray.results import STATUSES, Row
 from bdray.spec import BadInput, unknown
 from bdray.validity import CLASS_LOST, NOT_PLANTED, USUAL, UTILITY_LOST, Bounds, interval, shown, size
 
 HEADS = {
-    "utility_before": "utility",
-    "utility_after": "after",
-    "asr_before": "ASR",
-    "asr_after": "after",
+    "asr_before": "ASR before",
+    "asr_after": "ASR after",
     "der": "DER",
-    "recovery_after": "recovery",
-    "target_utility_after": "target",
-    "held_utility_after": "held",
-    "flag_recall": "recall",
-    "false_alarm": "alarm",
-    "target_false_alarm": "in target",
+    "target_utility_after": "target class",
+    "held_utility_after": "held utility",
+    "target_false_alarm": "false alarm in target",
+    "seconds": "seconds",
 }
+"""Of the columns that are not called what they are."""
+PRINTED = (*LABELS, "n", *SCORES, "seconds", "flags")
+"""Of the text, where all are asked for."""
+SHOWN = (*LABELS, "n", "utility_before", "utility_after", "asr_before", "asr_after", "target_utility_after", "flags")
+"""Of the text, where none are named."""
+_NAMED = re.compile(r"(\S+/\S+ width=\S+|\S+)(?: (.*))?", re.DOTALL)
+"""A label: the name, and the fields that tell it from others of this name."""
+_NUMBERS = re.compile(r"\d+\.?\d*|\D+")
 
 
 def only(rows: pa.Table, pairs: list[tuple[str, Any]]) -> pa.Table:
@@ -52,47 +55,141 @@ def render(
     form: str = "text",
     bounds: Bounds = USUAL,
     intervals: bool = False,
+    *,
+    columns: Sequence[str] = (),
+    wide: bool = False,
 ) -> str:
-    """The table as text, markdown (both in percent) or CSV (0 to 1, full precision).
+    """The table as text, markdown or LaTeX (all in percent), or CSV (0 to 1, full precision), with these columns, or all if it
+    is `wide`. Raises BadInput for a column that there is not.
 
     A model that lost the target class, or all of its utility, has a high DER: by that column flagged groups come last."""
     records = groups(rows, bounds)
-    if sort:
-        column = sort.removeprefix("-")
-        if column not in COLUMNS:
-            raise BadInput(unknown("column", column, COLUMNS))
-        measured = sorted((r for r in records if r[column] is not None), key=lambda r: r[column], reverse=sort.startswith("-"))
-        records = measured + [r for r in records if r[column] is None]
-        if column == "der":
-            records.sort(key=lambda r: bool(flags(r)))
-    if form == "csv":
-        return to_csv(COLUMNS, [[record[name] for name in COLUMNS] for record in records])
-    if not records:
-        return "\n".join(["no finished row", *others(rows)])
+    for name in (*columns, *([sort.removeprefix("-")] if sort else [])):
+        if name not in (*COLUMNS, "flags"):
+            raise BadInput(unknown("column", name, (*COLUMNS, "flags")))
+    by_fields, texts = legend(records)
+    pairs = list(zip(records, texts, strict=True))
     asked = (sort or "").removeprefix("-")
-    # The DER says nothing that its four columns do not: it is shown to who sorts by it, and in the CSV.
-    named = [n for n in SCORES if any(r[n] is not None for r in records) and (n != "der" or asked == n)]
+    if sort:
+        values = {id(r): flags(r) if asked == "flags" else r[asked] for r in records}
+        known = [pair for pair in pairs if values[id(pair[0])] is not None]
+        known.sort(key=lambda pair: values[id(pair[0])], reverse=sort.startswith("-"))
+        pairs = known + [pair for pair in pairs if values[id(pair[0])] is None]
+        if asked == "der":
+            pairs.sort(key=lambda pair: bool(flags(pair[0])))
+    if form == "csv":
+        names = columns or (*COLUMNS, "flags")
+        return to_csv(names, [[flags(r) if name == "flags" else r[name] for name in names] for r, _ in pairs])
+    if not records:
+        return page(form, ["no finished row"], "", others(rows))
     common = len({r["victim"] for r in records}) == 1
-    labels = LABELS[1:] if common else LABELS
-    flagged = any(flags(r) for r in records)
-    heads = [*labels, "n", *(HEADS[name] for name in named), "s", *(["flags"] if flagged else [])]
-    lines = [
-        [
-            *(r[label] for label in labels),
-            size(r["counts"]),
-            *(scored(r, name, intervals) for name in named),
-            "" if r["seconds"] is None else f"{r['seconds']:.1f}",
-            *([flags(r)] if flagged else []),
-        ]
-        for r in records
-    ]
-    if form == "text" and sys.stdout.isatty():
-        lines = wrapped(heads, lines, len(labels), shutil.get_terminal_size().columns)
-    aligns = ["left"] * len(labels) + ["right"] * (len(named) + 2) + ["left"] * flagged
-    text = align(heads, lines, form, aligns)
-    top = [f"{records[0]['victim']}; percent", ""] if common else []
-    below = notes(records, bounds, intervals, asked)
-    return "\n".join([*top, text, *(["", *below] if below else []), *others(rows)])
+    names = columns or [name for name in PRINTED if _wanted(name, records, wide, asked) and not (common and name == "victim")]
+    lines = [[text[name] if name in LABELS else _cell(r, name, intervals) for name in names] for r, text in pairs]
+    keys = next((at for at, name in enumerate(names) if name not in LABELS), len(names))
+    body = align([head(name) for name in names], lines, form, [_side(name) for name in names], max(1, keys))
+    said = [*used(by_fields, lines), *notes(records, bounds, intervals, asked), *others(rows)]
+    return page(form, [_top(rows, records)], body, said)
+
+
+def matrix(rows: pa.Table, value: str, form: str = "text", bounds: Bounds = USUAL) -> str:
+    """One value of every attack, a line each, against every defense, a column each, in the forms of `render`. Raises BadInput
+    for a value that there is not."""
+    if value not in (*SCORES, "n", "seconds"):
+        raise BadInput(unknown("value", value, (*SCORES, "n", "seconds")))
+    records = groups(rows, bounds)
+    if not records and form != "csv":
+        return page(form, ["no finished row"], "", others(rows))
+    by_fields, texts = legend(records)
+    if form == "csv":
+        texts = [{name: record[name] for name in LABELS} for record in records]
+    labels = ("attack",) if len({r["victim"] for r in records}) == 1 else ("victim", "attack")
+    defenses = sorted({text["defense"] for text in texts}, key=_natural)
+    found: dict[tuple[str, ...], dict[str, Any]] = {}
+    for r, text in zip(records, texts, strict=True):
+        place = (*(text[name] for name in labels), NOT_PLANTED if r["planted"] is False else "")
+        lost = " *" if r["class_lost"] or r["utility_lost"] else ""
+        found.setdefault(place, {})[text["defense"]] = r[value] if form == "csv" else _cell(r, value) + lost
+    keys = len(labels) + any(place[-1] for place in found)
+    heads = [*labels, "flags"][:keys] + defenses
+    lines = [[*place[:keys], *(cells.get(name, "") for name in defenses)] for place, cells in found.items()]
+    if form == "csv":
+        return to_csv(heads, lines)
+    body = align(heads, lines, form, ["left"] * keys + ["right"] * len(defenses), keys)
+    any_lost = any(text.endswith("*") for line in lines for text in line)
+    lost = ["*: the target class, or the utility, was lost: the ASR of such a model says nothing"] if any_lost else []
+    said = [*used(by_fields, [heads, *lines]), *lost, *notes(records, bounds), *others(rows)]
+    return page(form, [f"{head(value)} by attack and defense; {_top(rows, records)}"], body, said)
+
+
+def head(name: str) -> str:
+    """What stands above a column; no two have the same."""
+    return HEADS.get(name, name.replace("_", " "))
+
+
+def _side(name: str) -> str:
+    return "left" if name in (*LABELS, "flags") else "right"
+
+
+def _wanted(name: str, records: list[dict[str, Any]], wide: bool, asked: str) -> bool:
+    """Whether a column is shown where none are named: the DER, for one, says nothing that its four columns do not."""
+    if name in SHOWN or name == asked:
+        return True
+    return wide and any(record[name] is not None for record in records)
+
+
+def _cell(record: dict[str, Any], name: str, intervals: bool = False) -> str:
+    """A value as a person reads it, shares in percent."""
+    if name == "n":
+        return size(record["counts"])
+    if name == "flags":
+        return flags(record)
+    if name in SCORES:
+        return scored(record, name, intervals)
+    value = record[name]
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "no", None: ""}[value]
+    if name.startswith("seconds"):
+        return f"{value:.1f}"
+    return percent(value) if isinstance(value, float) else str(value)
+
+
+def _top(rows: pa.Table, records: list[dict[str, Any]]) -> str:
+    """Whose numbers these are, and of what."""
+    victims = {r["victim"] for r in records}
+    utility = " or ".join(sorted(set(rows["utility_name"].to_pylist())))
+    return "; ".join([*(victims if len(victims) == 1 else ()), "percent", f"utility is {utility}"])
+
+
+def legend(records: list[dict[str, Any]]) -> tuple[dict[str, str], list[dict[str, str]]]:
+    """Of each record the labels, with a number for the fields that differ, and these fields by such a label: `nft #1` is
+    `lr=0.1`. The numbers follow the order of the fields' values, however the records are sorted."""
+    fields_of: dict[str, str] = {}
+    texts: list[dict[str, str]] = [{} for _ in records]
+    for label in LABELS:
+        short: dict[str, str] = {}
+        counts = Counter[str]()
+        for whole in sorted({record[label] for record in records}, key=_natural):
+            match = _NAMED.fullmatch(whole)
+            name, fields = match.groups() if match else (whole, None)
+            short[whole] = name
+            if fields:
+                counts[name] += 1
+                short[whole] = f"{name} #{counts[name]}"
+                fields_of[short[whole]] = fields
+        for record, text in zip(records, texts, strict=True):
+            text[label] = short[record[label]]
+    return fields_of, texts
+
+
+def _natural(text: str) -> list[tuple[bool, float, str]]:
+    """A key by which 2 comes before 10."""
+    return [(not p[0].isdecimal(), float(p) if p[0].isdecimal() else 0.0, p) for p in _NUMBERS.findall(text)]
+
+
+def used(by_label: dict[str, str], lines: Iterable[Sequence[str]]) -> list[str]:
+    """A legend, of what is shown."""
+    shown_ones = {text for line in lines for text in line}
+    return [f"{label}: {fields}" for label, fields in by_label.items() if label in shown_ones]
 
 
 def scored(record: dict[str, Any], name: str, intervals: bool = False) -> str:
@@ -136,81 +233,32 @@ def notes(
     return found
 
 
-def wrapped(heads: list[str], lines: list[list[str]], labels: int, width: int) -> list[list[str]]:
-    """The lines with labels broken at spaces, no more than it takes to fit into `width` where that is possible."""
-    # tabulate pads a head by two, and puts two spaces between columns.
-    widest = [max(len(head) + 2, *(len(line[at]) for line in lines)) for at, head in enumerate(heads)]
-    free = width - sum(widest[labels:]) - 2 * (len(heads) - 1)
-    limit = next((n for n in range(120, 20, -4) if sum(min(n, w) for w in widest[:labels]) <= free), 20)
-    return [
-        [
-            *("\n".join(textwrap.wrap(text, limit, subsequent_indent="  ", break_on_hyphens=False)) for text in line[:labels]),
-            *line[labels:],
-        ]
-        for line in lines
-    ]
-
-
-def align(heads: list[str], lines: list[list[str]], form: str, aligns: list[str]) -> str:
-    """Text or markdown. Every cell is a text already: a key like 12345e67 is no number."""
-    from tabulate import tabulate
-
-    if form == "markdown":
-        lines = [[" ".join(cell.replace("|", "\\|").split()) for cell in line] for line in lines]
-    style = "github" if form == "markdown" else "simple"
-    return str(tabulate(lines, heads, style, disable_numparse=True, colalign=aligns if lines else None))
-
-
-def to_csv(heads: Iterable[str], lines: list[list[Any]]) -> str:
-    """Lines under their heads as CSV."""
-    sink = io.StringIO()
-    writer = csv.writer(sink, lineterminator="\n")
-    writer.writerow(heads)
-    writer.writerows(lines)
-    return sink.getvalue().rstrip("\n")
-
-
-def percent(mean: float | None, spread: float | None = None) -> str:
-    """Of a share 0 to 1, with one digit; empty where there is none."""
-    if mean is None:
-        return ""
-    return f"{100 * mean:.1f}" + (f" ± {100 * spread:.1f}" if spread is not None else "")
-
-
 def others(rows: pa.Table) -> list[str]:
     """A line on the rows that are not in the table."""
     statuses = rows["status"].to_pylist()
-    found = [f"{statuses.count(s)} {s}" for s in ("skipped", "failed", "lost") if s in statuses]
-    return ["", f'not shown: {", ".join(found)}; their reasons: --sql "SELECT key, status, error FROM rows"'] if found else []
+    found = [f"{statuses.count(s)} {s}" for s in STATUSES if s != "done" and s in statuses]
+    return [f'not shown: {", ".join(found)}; their reasons: --sql "SELECT key, status, error FROM rows"'] if found else []
 
 
-def query(
-    rows: pa.Table,
-    sql: str,
-    form: str = "text",
-    bounds: Bounds = USUAL,
-) -> str:
-    """The answer of DuckDB to a query over the table `rows`, which also has the columns `planted`, `class_lost` and
-    `utility_lost`. Raises BadInput with DuckDB's first sentence."""
-    import duckdb
-
-    try:
-        with duckdb.connect() as connection:
-            connection.execute("SET TimeZone = 'UTC'")
-            connection.register("rows", marked(rows, bounds))
-            answer = connection.sql(sql)
-            table = None if answer is None else answer.to_arrow_table()
-    except duckdb.Error as error:
-        sentence = " ".join(str(error).partition("LINE ")[0].split())
-        raise BadInput(f"DuckDB cannot do that: {sentence}") from None
-    if table is None:
-        raise BadInput("the query gave no table; expected one SELECT over `rows`")
-    heads, columns = table.column_names, [column.to_pylist() for column in table.columns]
+def query(rows: pa.Table, sql: str, form: str = "text", bounds: Bounds = USUAL) -> str:
+    """The answer of DuckDB to one SELECT over the table `rows`, which also has the columns `planted`, `class_lost` and
+    `utility_lost`. Raises BadInput: see `select`."""
+    table = select(marked(rows, bounds), sql)
+    heads = table.column_names
+    columns = [_values(name, column) for name, column in zip(heads, table.columns, strict=True)]
     if form == "csv":
         return to_csv(heads, [list(line) for line in zip(*columns, strict=True)])
     numbers = [all(isinstance(v, int | float | None) for v in column) for column in columns]
     texts = [["" if v is None else f"{v:g}" if isinstance(v, float) else str(v) for v in column] for column in columns]
     return align(heads, [list(line) for line in zip(*texts, strict=True)], form, ["right" if n else "left" for n in numbers])
+
+
+def _values(name: str, column: pa.ChunkedArray) -> list[Any]:
+    """As Python's. Raises BadInput for what Python has not, such as a date in the year 290000."""
+    try:
+        return list(column.to_pylist())
+    except (pa.ArrowException, ArithmeticError, ValueError) as error:
+        raise BadInput(f"the column {name!r} of the answer: {error}; write {name}::text in the query") from None
 
 
 def describe(row: Row, before: dict[str, Any] | None = None) -> str:
@@ -225,15 +273,16 @@ def describe(row: Row, before: dict[str, Any] | None = None) -> str:
     ]
     lines.append(["held utility", *(percent(_number(v)) for v in (row.held_utility_before, row.held_utility_after))])
     text = align([f"{row.utility_name}, percent", "before", "after"], lines, "text", ["left", "right", "right"])
-    head = f"{row.task} {row.data} {row.model}, {row.attack}, {row.defense}, seed {row.seed}: {row.status} {row.error}".rstrip()
-    counts = (
+    what = f"{row.task} {row.data} {row.model}, {row.attack}, {row.defense}, seed {row.seed}: {row.status} {row.error}".rstrip()
+    counts = [
         f"n: {row.clean_tests} clean and {row.triggered_tests} triggered tests; trained on {row.trained_on}, {row.poisoned} "
-        f"poisoned, {row.covered} cover; {row.clean_held} clean samples for the defense\n"
-        f"victim {row.victim_seconds:.1f} s, defense {row.seconds:.1f} s, peak {row.peak_memory / 2**20:.0f} MiB, {row.device}"
-    )
+        f"poisoned, {row.covered} cover; {row.clean_held} clean samples for the defense",
+        f"victim {row.victim_seconds:.1f} s, defense {row.seconds:.1f} s, peak {row.peak_memory / 2**20:.0f} MiB, {row.device}",
+    ]
     speaks = USUAL.flags(vars(row))
     flagged = [f"flags: {', '.join(speaks)}"] if speaks else []
-    out = [head, "", *([text, *flagged, "", counts] if row.status == "done" else []), f"row {row.key}, victim {row.victim}"]
+    shown_ones = [text, *flagged, "", *map(prose, counts)] if row.status == "done" else []
+    out = [prose(what), "", *shown_ones, f"row {safe(row.key)}, victim {safe(row.victim)}"]
     if before is not None and before["status"] == "done":
         gaps = [abs((before[f"{n}_after"] or 0) - (_number(getattr(row, f"{n}_after")) or 0)) for n in names]
         stored = f"utility {percent(before['utility_after'])}, ASR {percent(before['asr_after'])}"

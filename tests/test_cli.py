@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import bdray
 from bdray.__main__ import main
 from bdray.results import spec_of
 from bdray.store import Store
@@ -82,6 +83,30 @@ def test_list_names_every_member(cli) -> None:
     assert "resnet18" not in cli("list", "attacks")[1]
 
 
+def test_alone_it_helps(cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    status, out, err = cli()
+    assert (status, err) == (0, "")
+    assert "bdray run" in out
+    assert len(out.splitlines()) < 20
+    assert max(map(len, out.splitlines())) <= 80
+    status, out, _ = cli("--version")
+    assert (status, out) == (0, f"bdray {bdray.__version__}\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["tabel"], "no command named 'tabel'; did you mean 'table'?"),
+        (["table", "--swep", "demo"], "unrecognized arguments: --swep; did you mean '--sweep'?"),
+    ],
+)
+def test_a_mistyped_command_or_option(words: list[str], told: str, cli) -> None:
+    status, out, err = cli(*words)
+    assert (status, out) == (2, "")
+    assert told in err
+
+
 MISTAKES: list[tuple[list[str], list[str]]] = [
     (["run", "defense=nfft"], ["no defense named 'nfft'", "did you mean 'nft'"]),
     (["run", "attack=blendd"], ["no attack named 'blendd'", "did you mean 'blend'"]),
@@ -136,6 +161,7 @@ MISTAKES: list[tuple[list[str], list[str]]] = [
     (["run", "training.batch=1"], ["training.batch", "at least 2"]),
     (["sweep", "sweeps/demo.py", "attack=blnd"], ["no attack named 'blnd'"]),
     (["list", "atacks"], ["no kind named 'atacks'", "attacks"]),
+    (["list", "defense", "nftt"], ["no defense named 'nftt'", "did you mean 'nft'"]),
 ]
 
 

@@ -328,7 +328,8 @@ class TestRender:
         cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
         plain = [line.split("  ") for line in TEXT.splitlines()[3:7]]
         assert [[c for c in line if c] for line in cells[2:]] == [[c.strip() for c in line if c.strip()] for line in plain[2:]]
-        assert cells[0][:5] == ["attack", "defense", "n", "rate", "paper"]
+        assert cells[0][:5] == ["attack", "defense", "n", "rate", "paper's rate"]
+        assert len(set(cells[0])) == len(cells[0])
 
     def test_csv_is_of_one_unit(self, rows: pa.Table) -> None:
         first, second = csv.DictReader(io.StringIO(render(rows, ADVRBD, form="csv")))
@@ -342,9 +343,11 @@ class TestRender:
     def test_all_shows_what_is_lacking(self, rows: pa.Table) -> None:
         shown = render(rows, ADVRBD, lacking=True)
         assert "--all" not in shown
-        assert len(shown.splitlines()) == len(TEXT.splitlines()) + 335
+        legend = [line for line in shown.splitlines() if line.startswith("advrbd #")]
+        assert legend == ["advrbd #1: relabel=false"]
+        assert len(shown.splitlines()) == len(TEXT.splitlines()) + 335 + len(legend)
         line = next(line for line in shown.splitlines() if line.startswith("cifar10/mobilenet_v2") and " sig " in line)
-        assert line.split() == ["cifar10/mobilenet_v2", "sig", "advrbd", "relabel=false", "0", "0.05", "82.31", "0.00"]
+        assert line.split() == ["cifar10/mobilenet_v2", "sig", "advrbd", "#1", "0", "0.05", "82.31", "0.00"]
         assert len(render(rows, ADVRBD, lacking=True, form="csv").splitlines()) == 1 + 337
 
     def test_victims_of_several_scales_get_a_column_and_a_line(self, rows: pa.Table) -> None:
@@ -354,18 +357,18 @@ class TestRender:
         assert lines[7].split()[:2] == ["cifar100/resnet18", "width=8"]
         assert lines[7].endswith("  500, 490")
         told = "30 epochs on 45000 training samples of 50000 published, width 8 of 64 published"
-        assert f"- cifar100/resnet18 width=8: {told}" in lines
-        assert any(line.startswith("- cifar100: ") and "1000 tests before a defense and of 988 after" in line for line in lines)
+        assert f"cifar100/resnet18 width=8: {told}" in lines
+        assert any(line.startswith("cifar100: ") and "1000 tests before a defense and of 988 after" in line for line in lines)
 
     def test_nothing_in_common(self) -> None:
         text = render(to_table([ours("blend", "abl", model="vgg19_bn")]), NFT)
         told = "0 of our 1 experiments are in the paper; 189 of the paper's 189 are not among ours; --all shows them"
-        assert text.splitlines()[-1] == f"- {told}"
+        assert text.splitlines()[-1] == told
         assert render(to_table([ours("blend", status="failed")]), NFT, form="csv") == ",".join(COLUMNS)
 
     def test_only_a_paper_that_drops_the_target_class_gets_the_column(self) -> None:
         row = ours({"name": "blend", "rate": 0.1}, "nft", model="preact_resnet18", target_utility_after=0.5)
-        assert "no target" not in render(to_table([row]), NFT)
+        assert "outside" not in render(to_table([row]), NFT)
         assert float(next(csv.DictReader(io.StringIO(render(to_table([row]), NFT, form="csv"))))[OUTSIDE]) > 0.8
 
 

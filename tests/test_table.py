@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import math
+import re
 import statistics
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from bdray import table
+from bdray import query, table
 from bdray.experiment import Experiment
 from bdray.picture import draw
 from bdray.results import Row, setting_of, to_table
@@ -280,18 +281,28 @@ class TestRender:
 
     def test_text(self, rows: pa.Table) -> None:
         lines = table.render(rows).splitlines()
-        assert lines[0] == "miniature/resnet18 width=4; percent"
-        assert lines[2].split() == ["attack", "defense", "n", "utility", "after", "ASR", "after", "recall", "s"]
-        assert " ".join(lines[4].split()) == ("blend nft 2 90.0 / 90.0 80.0 / 80.0 100.0 / 100.0 25.0 / 35.0 10.0 / 10.0 2.0")
+        assert lines[0] == "miniature/resnet18 width=4; percent; utility is accuracy"
+        heads = [
+            "attack",
+            "defense",
+            "n",
+            "utility before",
+            "utility after",
+            "ASR before",
+            "ASR after",
+            "target class",
+            "flags",
+        ]
+        assert re.split("  +", lines[2]) == heads
+        assert " ".join(lines[4].split()) == "blend nft 2 90.0 / 90.0 80.0 / 80.0 100.0 / 100.0 25.0 / 35.0"
         assert len(lines) == 10
-        assert len({len(line) for line in lines[2:8]}) == 1
         assert lines[9] == "fewer than 3 victims: their values, victims apart by /, seeds of the defense by a comma"
 
     def test_several_victims_get_a_column(self, rows: pa.Table) -> None:
         more = pa.concat_tables([rows, to_table([make_row({"task": task("digits")})])])
         lines = table.render(more).splitlines()
-        assert lines[0].split()[:3] == ["victim", "attack", "defense"]
-        assert [line.split("  ")[0] for line in lines[2:7]] == ["digits/resnet18 width=4"] + ["miniature/resnet18 width=4"] * 4
+        assert lines[2].split()[:3] == ["victim", "attack", "defense"]
+        assert [line.split("  ")[0] for line in lines[4:9]] == ["digits/resnet18 width=4"] + ["miniature/resnet18 width=4"] * 4
 
     @pytest.mark.parametrize(
         ("sort", "order"),
@@ -318,7 +329,7 @@ class TestRender:
     def test_csv_keeps_every_digit(self, rows: pa.Table) -> None:
         lines = list(csv.DictReader(io.StringIO(table.render(rows, form="csv"))))
         for line, record in zip(lines, table.groups(rows), strict=True):
-            told = {name: text for name, text in line.items() if name not in table.LABELS}
+            told = {name: text for name, text in line.items() if name not in (*table.LABELS, "flags")}
             parsed = {name: {"": None, "True": True, "False": False}.get(text, text) for name, text in told.items()}
             parsed = {name: float(value) if isinstance(value, str) else value for name, value in parsed.items()}
             assert parsed == {name: record[name] for name in parsed}
@@ -328,6 +339,7 @@ class TestRender:
         lines = [line for line in table.render(rows, form="markdown").splitlines() if line.startswith("|")]
         assert len(lines) == 6
         assert {line.count("|") for line in lines} == {10}
+        assert table.render(rows, form="markdown").splitlines()[-1].startswith("- fewer than 3 victims")
         assert all(set(cell) <= set(":- ") and "-" in cell for cell in lines[1].strip("|").split("|"))
         assert "0.3" not in lines[2]
 
@@ -335,24 +347,109 @@ class TestRender:
         rows = to_table([make_row(seconds=float("nan"), utility_before=float("nan"))])
         assert table.render(rows).splitlines()[-1].split() == ["blend", "none", "1", "80.0", "100.0", "25.0"]
 
-    @pytest.mark.parametrize("columns", [80, 120, 160, 240])
-    def test_wide_labels_are_broken_on_a_narrow_terminal(self, monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
-        defenses = [
-            {"name": "nft", "lr": lr, "alpha": a, "eta": 0.1 + a, "bn": "eval", "steps": 7}
-            for lr, a in ((0.1, 0.2), (0.3, 0.4))
+    @pytest.fixture
+    def several(self) -> pa.Table:
+        """Three settings of one defense, of which one has no field of its own to show, and victims that are as different."""
+        nft = {"name": "nft", "bn": "eval", "steps": 7}
+        defenses = [{**nft, "lr": 10.5, "alpha": 0.2}, {**nft, "lr": 2.5, "alpha": 0.2}, "none"]
+        return to_table(
+            [
+                make_row({"defense": d, "seed": s, "task": task(width=w), "training": {"epochs": e, "batch": 32}})
+                for d in defenses
+                for s in (0, 1)
+                for w, e in ((4, 1), (4, 2), (8, 1))
+            ]
+        )
+
+    def test_settings_that_differ_are_numbered_and_told_below(self, several: pa.Table) -> None:
+        text = table.render(several)
+        lines = text.splitlines()
+        assert [line.split("  ")[0] for line in lines[4:13]] == [
+            *["miniature/resnet18 width=4 #1"] * 3,
+            *["miniature/resnet18 width=4 #2"] * 3,
+            *["miniature/resnet18 width=8"] * 3,
         ]
-        rows = to_table([make_row({"defense": d, "seed": s}) for d in (*defenses, "nft") for s in (0, 1)])
-        plain = table.render(rows)
-        monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+        assert "\nnft #1: lr=2.5\nnft #2: lr=10.5\n" in text
+        assert "\nminiature/resnet18 width=4 #2: training.epochs=2\n" in text
+        assert text.count("lr=") == 2
+        assert "lr=2.5" in table.render(several, form="csv")
+
+    def test_a_number_stays_with_its_setting(self, several: pa.Table) -> None:
+        """However it is sorted; and the legend has what is shown, no more."""
+        rows = table.only(several, [("task.model.width", 8)])
+        for sort in (None, "defense", "-defense", "-asr_after"):
+            assert "nft #1: lr=2.5\nnft #2: lr=10.5" in table.render(rows, sort)
+        assert "#" not in table.render(rows, columns=["attack", "n"])
+
+    @pytest.mark.parametrize("columns", [20, 80, 120, 160])
+    def test_nothing_is_wider_than_the_terminal(self, several: pa.Table, monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
+        plain = table.render(several)
         monkeypatch.setenv("COLUMNS", str(columns))
-        shown = table.render(rows)
-        assert max(map(len, shown.splitlines())) <= max(columns, 100)
-        assert (shown == plain) == (max(map(len, plain.splitlines())) <= columns)
-        assert "\n" not in table.render(rows, form="csv").splitlines()[1]
-        assert sorted(shown.replace("-", " ").split()) == sorted(plain.replace("-", " ").split())
+        shown = table.render(several)
+        assert max(map(len, shown.splitlines())) <= columns
+        assert shown.count("80.0 / 80.0") == plain.count("80.0 / 80.0") == 9
+        for form in ("csv", "markdown", "latex"):
+            text = table.render(several, form=form)
+            monkeypatch.delenv("COLUMNS")
+            assert table.render(several, form=form) == text
+            monkeypatch.setenv("COLUMNS", str(columns))
+
+    def test_columns_by_name(self, rows: pa.Table) -> None:
+        lines = table.render(rows, columns=["defense", "asr_after", "asr_after_least", "planted"]).splitlines()
+        assert re.split("  +", lines[2]) == ["defense", "ASR after", "asr after least", "planted"]
+        assert lines[4].split() == ["nft", "25.0", "/", "35.0", "25.0", "yes"]
+        assert table.render(rows, form="csv", columns=["n", "attack"]).splitlines()[:2] == ["n,attack", "2,blend"]
+        with pytest.raises(BadInput, match=r"no column named 'asr_aftr'; did you mean 'asr_after'\?"):
+            table.render(rows, columns=["asr_aftr"])
+
+    def test_wide_has_all_that_was_measured(self, rows: pa.Table) -> None:
+        heads = re.split("  +", table.render(rows, wide=True).splitlines()[2])
+        assert heads[-3:] == ["flag recall", "seconds", "flags"]
+        assert "DER" in heads
+        assert "held utility" not in heads
+        assert "DER" in table.render(rows, "der").splitlines()[2]
+
+    def test_no_two_heads_are_alike(self) -> None:
+        heads = [table.head(name) for name in (*table.COLUMNS, "flags")]
+        assert len(heads) == len(set(heads))
+
+    def test_matrix(self, rows: pa.Table) -> None:
+        more = to_table([make_row({"attack": "sig", "seed": 5}, asr_before=0.1, asr_after=0.1)])
+        lost = to_table([make_row({"attack": "tact"}, target_utility_before=0.9, target_utility_after=0.0, asr_after=0.0)])
+        text = table.matrix(pa.concat_tables([rows, more, lost]), "asr_after")
+        lines = text.splitlines()
+        assert lines[0] == "ASR after by attack and defense; miniature/resnet18 width=4; percent; utility is accuracy"
+        assert [re.split("  +", line) for line in lines[2:8] if "-" not in line] == [
+            ["attack", "flags", "nft", "none"],
+            ["blend", "25.0 / 35.0", "0.0 / 10.0"],
+            ["sig", "75.0 / 85.0", "50.0 / 60.0"],
+            ["sig", "not planted", "10.0"],
+            ["tact", "0.0 *"],
+        ]
+        assert "\n*: the target class, or the utility, was lost" in text
+        assert "*" not in table.matrix(rows, "asr_after")
+        assert table.matrix(rows, "n", "csv").splitlines() == ["attack,nft,none", "blend,2,2", "sig,2,2"]
+        assert table.matrix(rows, "asr_after", "latex").count(r" \\") == 3
+        with pytest.raises(BadInput, match="no value named 'asr'; "):
+            table.matrix(rows, "asr")
+
+    def test_flags_are_a_column(self) -> None:
+        rows = to_table([make_row(target_utility_before=0.9, target_utility_after=0.0, asr_before=0.1)])
+        assert table.render(rows).splitlines()[4].endswith("  not planted, class lost")
+        assert table.render(rows, form="csv").splitlines()[1].endswith(',"not planted, class lost"')
 
 
 class TestQuery:
+    @pytest.fixture(autouse=True)
+    def here(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """In this process: tests/test_query.py has the other one."""
+
+        def select(rows: pa.Table, sql: str) -> pa.Table:
+            schema, batches = query._ask(rows, sql)
+            return pa.Table.from_batches(list(batches), schema)
+
+        monkeypatch.setattr(table, "select", select)
+
     @pytest.fixture
     def rows(self) -> pa.Table:
         """Two rows; the keys look like numbers, the error like a table."""
@@ -412,18 +509,17 @@ class TestQuery:
         assert "LINE" not in text
         assert "^" not in text
 
-    def test_two_queries_share_nothing(self, rows: pa.Table) -> None:
-        table.query(rows, "CREATE TABLE other AS SELECT 1 AS x")
-        with pytest.raises(BadInput, match="other"):
-            table.query(rows, "SELECT * FROM other")
+    def test_what_python_cannot_hold_is_told(self, rows: pa.Table) -> None:
+        with pytest.raises(BadInput, match=r"the column 'then' of the answer: .*write then::text in the query"):
+            table.query(rows, "SELECT date '290000-01-01' AS then")
 
 
 class TestDescribe:
     def test_a_done_row(self) -> None:
         row = make_row(clean_tests=10, triggered_tests=9, poisoned=3, victim_seconds=5.0, peak_memory=2**20, device="cpu x1")
         text = table.describe(row)
-        assert "utility                  90.0     80.0" in text
-        assert "ASR                     100.0     25.0" in text
+        assert "utility              90.0   80.0" in text
+        assert "ASR                 100.0   25.0" in text
         assert "n: 10 clean and 9 triggered tests" in text
         assert f"row {row.key}, victim {row.victim}" in text
         assert "stored before" not in text

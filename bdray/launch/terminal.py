@@ -7,6 +7,8 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
+from bdray.layout import safe
+
 now: Callable[[], float] = time.monotonic
 
 EVERY = 10.0
@@ -75,13 +77,13 @@ class Terminal:
         """How far a phase is, 0 to 1 and in words; `last` for the end of it."""
         if self._speaker is not None:
             with self._unharmed():
-                self._speaker.show(phase, share, text, left, last)
+                self._speaker.show(phase, share, safe(text), left, last)
 
     def say(self, text: str) -> None:
         """One line at once."""
         if self._speaker is not None:
             with self._unharmed():
-                self._speaker.say(text)
+                self._speaker.say(safe(text))
 
     @contextlib.contextmanager
     def _unharmed(self) -> Iterator[None]:
