@@ -65,14 +65,14 @@ def _ended(options: argparse.Namespace, ending: Ending) -> int:
 
 EXAMPLES = {
     "bdray run": "one experiment: digits, Blend, NFT",
-    "bdray run attack=sig defense=abl seed=3": "the same with other parts; every field is a path=value",
-    "bdray sweep sweeps/demo.py": "many experiments, on Ray; again: only what is missing",
-    "bdray table --sweep demo": "what they showed, attack by attack and defense by defense",
+    "bdray run attack=sig defense=abl seed=3": "other parts; any field is path=value",
+    "bdray sweep sweeps/demo.py": "many of them, on Ray",
+    "bdray table --sweep demo": "what they showed",
     "bdray best demo": "the settings of its defenses, ranked",
     "bdray figure divergences demo": "the figures of AdvrBD",
-    "bdray store check": "whether all that is stored can be read",
-    "bdray cluster check cluster.yaml": "whether a cluster file is sound, before `ray up`",
-    "bdray list defense nft": "what there is to choose from; here the fields of one defense",
+    "bdray store check": "whether what is stored can be read",
+    "bdray cluster check cluster.yaml": "whether a cluster file is sound",
+    "bdray list defense nft": "the fields of one defense",
 }
 
 

@@ -50,7 +50,7 @@ class Fault(NamedTuple):
     def line(self) -> str:
         """The file, what is wrong with it, and what comes of that."""
         then = "" if self.link else f"; {_THEN.get(_top(self.path) if self.damaged else '', _THEN[''])}"
-        return f"{printable(self.path)}: {self.why}{then}"
+        return f"{safe(self.path)}: {self.why}{then}"
 
     @property
     def link(self) -> bool:
