@@ -223,7 +223,14 @@ def _parser() -> tuple[argparse.ArgumentParser, Any]:
     )
     top.add_argument("--proxy", help="what stands for the ASR; see `bdray list proxies`")
     top.add_argument("--budget", type=float, help="utility that a setting may cost, 0 to 1 (0.05)")
+    top.add_argument("--class-budget", type=float, help="that one class may fall by, 0 to 1; each --by has its own")
+    top.add_argument("--planted", type=float, default=0.5, metavar="ASR", help="before, below which a victim is left out (0.5)")
     top.add_argument("--judge", default="mean", help="over the victims: mean or worst")
+    top.add_argument(
+        "--leave-out",
+        metavar="PATH",
+        help="choose on all victims but those of one attack (or seed, ...), report on these, for each in turn",
+    )
     top.add_argument("-n", type=int, default=10, dest="count", help="how many settings to show (10)")
     _add_forms(top)
     top.add_argument("--picture", metavar="FILE", help="also draw utility against what is left of the backdoor")
@@ -445,13 +452,20 @@ def _best(options: argparse.Namespace) -> None:
     from bdray.store import Store
     from bdray.trials import trials
 
-    given = {name: getattr(options, name) for name in ("proxy", "budget") if getattr(options, name) is not None}
+    fields = ("proxy", "budget", "class_budget", "planted")
+    given = {name: getattr(options, name) for name in fields if getattr(options, name) is not None}
     aim = Objective(kind=options.by or "defender", judge=options.judge, **given)
+    if options.leave_out and options.picture:
+        raise BadInput("got --leave-out and --picture, expected one of them; the picture is of the choice on all victims")
     Proxy.of(aim.proxy)
     store = Store(options.store)
     rows = store.rows(options.sweep).to_pylist()
     if not rows:
         raise BadInput(f"no rows of the sweep {options.sweep!r} in the store {store.uri!r}; run it with `bdray sweep`")
+    if options.leave_out:
+        left = best.leave_out(rows, trials(store, options.sweep), aim, options.leave_out)
+        say(best.render_left_out(left, aim, options.leave_out, _form(options)))
+        return
     try:
         found = best.best(rows, trials(store, options.sweep), aim)
     except best.Unrankable:

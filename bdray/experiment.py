@@ -20,7 +20,7 @@ from bdray.attacks import Attack, Patterns, Poison, Setting, poison
 from bdray.data import Data, Samples, Splits
 from bdray.defenses import Defense, Evidence
 from bdray.finite import check_finite, named
-from bdray.held import Held
+from bdray.held import Held, deepest_fall
 from bdray.kept import Kept
 from bdray.memory import peak_memory, reset_peak_memory
 from bdray.provenance import provenance
@@ -353,6 +353,8 @@ def _run(
     with named(f"the defense {defense.name!r}"):
         after = evaluate(defended.model, experiment, victim.patterns, splits)
     held = Held(task, splits, mine, experiment.victim_key(), experiment.seed, store)
+    held_after, held_before = held.utility(defended.model), held.utility_before(victim.model)
+    fall = deepest_fall(held_before, held_after)
     if curve.points or looked.points:
         store.put_table("curves", experiment.key(), pa.concat_tables([curve.table(), looked.table()]))
     for kind, table in defended.tables.items():
@@ -367,8 +369,11 @@ def _run(
         status="done",
         **{f"{name}_before": value for name, value in vars(victim.scores).items()},
         **{f"{name}_after": value for name, value in vars(after).items()},
-        held_utility_after=held.utility(defended.model),
-        held_utility_before=held.utility_before(victim.model),
+        held_utility_after=held_after.whole,
+        held_utility_before=held_before.whole,
+        worst_class_held_before=fall.before,
+        worst_class_held_after=fall.after,
+        worst_class_held_tests=fall.tests,
         proxies=held.proxies(proxies, victim.model, defended.model),
         flag_recall=rates.recall,
         false_alarm=rates.alarm,
@@ -379,6 +384,7 @@ def _run(
         clean_tests=len(splits.test),
         triggered_tests=int(attack.attackable(splits.test.targets).sum()),
         clean_held=len(mine),
+        clean_judged=int(held.rest().sum()),
         trained_on=len(splits.train),
         poisoned=len(victim.poison.poisoned),
         covered=len(victim.poison.cover),

@@ -17,6 +17,7 @@ from bdray.seeds import rng
 from bdray.spec import BadInput
 from bdray.store import Store
 from bdray.task import Task
+from bdray.validity import doubted
 
 
 class NotMeasured(UserWarning):
@@ -47,15 +48,21 @@ class Held(NamedTuple):
         unused[self.given] = False
         return unused
 
-    def utility(self, model: nn.Module) -> float:
-        """The clean score on the rest."""
+    def utility(self, model: nn.Module) -> "Utility":
+        """The clean score on the rest, and of each class in it."""
         rest = self.samples.take(self.rest())
-        return self.task.score(self.task.predict(model, rest), rest.targets)
+        said = self.task.predict(model, rest)
+        classes = {}
+        for label in rest.targets.unique().tolist():
+            mine = rest.targets == label
+            classes[label] = (self.task.score(said[mine], rest.targets[mine]), int(mine.sum()))
+        return Utility(self.task.score(said, rest.targets), classes)
 
-    def utility_before(self, before: nn.Module) -> float:
+    def utility_before(self, before: nn.Module) -> "Utility":
         """The victim's, measured once a process for the same samples."""
         key = ("utility", self.store.uri, self.victim, self.given.numpy().tobytes())
-        return float(_once(key, lambda: self.utility(before)))
+        found: Utility = _once(key, lambda: self.utility(before))
+        return found
 
     def proxies(self, wanted: Sequence[Proxy], before: nn.Module, after: nn.Module) -> str:
         """A JSON object, label to value, null where a proxy cannot tell, does not fit or raises (then with a warning); the
@@ -96,6 +103,29 @@ class Held(NamedTuple):
             found = proxy.prepare(before.eval(), clean, self.task, len(self.splits.classes), draw)
             self.store.put_victim_part(self.victim, part, found)
         return found
+
+
+class Utility(NamedTuple):
+    """The clean score of a model, 0 to 1; NaN of no samples."""
+
+    whole: float
+    classes: dict[int, tuple[float, int]]
+    """Of each class that has samples, and how many."""
+
+
+class Fall(NamedTuple):
+    """What one class lost, of the class that lost most; NaN of no samples."""
+
+    before: float = float("nan")
+    after: float = float("nan")
+    tests: int = 0
+
+
+def deepest_fall(before: Utility, after: Utility) -> Fall:
+    """Of two utilities on the same samples: that of the class which fell most, since a defender does not know the target class;
+    of a few samples a fall counts less (see `doubted`)."""
+    falls = [Fall(was, after.classes[label][0], tests) for label, (was, tests) in before.classes.items()]
+    return max(falls, key=lambda fall: doubted(fall.before - fall.after, fall.tests), default=Fall())
 
 
 _KEPT: OrderedDict[tuple[object, ...], Any] = OrderedDict()

@@ -67,6 +67,12 @@ class Row:
     """On clean samples that the defender could have held but was not given."""
     held_utility_before: float = NAN
     """The victim's, on the same samples."""
+    worst_class_held_before: float = NAN
+    """The victim's utility on those of these samples that are of one class, the one whose utility fell most."""
+    worst_class_held_after: float = NAN
+    """The model's on the same ones."""
+    worst_class_held_tests: int = 0
+    """How many these are: of a few, one sample is many points."""
     proxies: str = ""
     """What a defender can tell of the backdoor: a JSON object, label of a proxy to value (null: it cannot tell)."""
     flag_recall: float = NAN
@@ -86,6 +92,9 @@ class Row:
     triggered_tests: int = 0
     clean_held: int = 0
     """Clean samples that the defender was given."""
+    clean_judged: int = 0
+    """Further clean samples, with labels, on which held utility was measured, and of which proxies take theirs: who chooses a
+    setting by these has used them, too."""
     trained_on: int = 0
     data_digest: str = ""
     """Of the samples themselves: two archives of one name are not the same data."""

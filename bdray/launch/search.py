@@ -26,6 +26,7 @@ from bdray.seeds import seed_of
 from bdray.spec import BadInput, Config
 from bdray.store import Store
 from bdray.trials import Trial, put_trial, trials
+from bdray.validity import Bounds
 
 
 @dataclasses.dataclass
@@ -39,17 +40,33 @@ class Past:
     """How many of the open ones were lost with their workers."""
 
 
+def unplanted(sweep: Sweep, store: Store) -> dict[str, float]:
+    """The victims of the panel that did not plant, by key, and their ASR; as far as they are trained."""
+    found = {}
+    for cell in cells_of(sweep, drawn(sweep, 0)):
+        about = store.victim_about(cell.victim) or {}
+        asr = (about.get("scores") or {}).get("asr", math.nan)
+        if Bounds(planted=sweep.planted).planted_in({"asr_before": asr}) is False:
+            found[cell.victim] = float(asr)
+    return found
+
+
 def past(sweep: Sweep, store: Store) -> Past:
-    """From the trials in the store. A setting whose panel has changed since is open again: its rows are kept."""
+    """From the trials in the store, judged again from their rows by what the objective is now. A setting whose panel has
+    changed since, or the victims in it that count, is open again: its rows are kept."""
     found, make = Past(), Cells()
     names = set(domains(sweep))
+    left_out = unplanted(sweep, store)
+    rows = {row["key"]: row for row in store.rows(sweep.name).to_pylist()}
     for trial in trials(store, sweep.name):
         if set(trial.setting) != names:
             continue
         with contextlib.suppress(BadInput):
-            key = setting_key(cells_of(sweep, trial.setting, make))
-            if trial.key == key and trial.over and trial.objective == sweep.aim.label:
-                found.over.append(trial)
+            cells = cells_of(sweep, trial.setting, make)
+            counted = {cell.key for cell in cells if cell.victim not in left_out}
+            known = trial.key == setting_key(cells) and trial.objective == sweep.aim.label
+            if known and trial.over and (counted <= set(trial.cells) or trial.state == "failed"):
+                found.over.append(_again(trial, [rows[key] for key in trial.cells[: trial.step] if key in rows], sweep.aim))
             elif trial.setting not in found.open:
                 found.open.append(trial.setting)
                 found.lost += trial.state == "lost"
@@ -58,15 +75,33 @@ def past(sweep: Sweep, store: Store) -> Past:
     return found
 
 
+def _again(trial: Trial, rows: list[dict[str, Any]], aim: Objective) -> Trial:
+    """A trial with the scores that its rows have now; as it was where they are not all there, or cannot be judged."""
+    if trial.state == "failed" or len(rows) < trial.step or any(row["status"] != "done" for row in rows):
+        return trial
+    (utility, left), value = aim.pair(rows), aim.value(rows)
+    if any(math.isnan(score) for score in (utility, left, value)):
+        return trial
+    return dataclasses.replace(trial, utility=utility, left=left, value=None if aim.front else value)
+
+
 def run_search(sweep: Sweep, before: Past, work: Work, store: Store, slots: int, watch: Watch) -> Counter[str]:
     """Judge settings until the sweep has as many as it asks for; how many ended in which state.
 
-    Raises BadInput where the store takes no more rows.
+    Raises BadInput where no victim of the panel planted, and where the store takes no more rows.
     """
     wanted = sweep.samples - len(before.over)
-    size = len(members(sweep))
-    listener = _Listener(sweep, store, watch, size, len(before.over))
-    job = _Job(dataclasses.replace(sweep, search="grid", scheduler=None), work)
+    bare = unplanted(sweep, store)
+    size = len(members(sweep)) - sum(cell.victim in bare for cell in cells_of(sweep, drawn(sweep, 0)))
+    if not size:
+        raise BadInput(
+            f"no victim in the panel of the sweep {sweep.name!r} planted: the highest ASR is {100 * max(bare.values()):.1f} %, "
+            f"expected at least {100 * sweep.planted:g}; give it attacks that do, or lower `planted`"
+        )
+    for victim, asr in bare.items():
+        watch.say(f"left out of the panel: victim {victim}, which did not plant (ASR {100 * asr:.1f} %)")
+    listener = _Listener(sweep, store, watch, size, len(before.over), frozenset(bare))
+    job = _Job(dataclasses.replace(sweep, search="grid", scheduler=None), work, frozenset(bare))
     aim = sweep.aim
     if sweep.search == "random":
         done = [trial.setting for trial in before.over]
@@ -105,6 +140,8 @@ class _Job:
 
     sweep: Sweep
     work: Work
+    left_out: frozenset[str]
+    """Victims that did not plant: nothing is judged on them."""
 
 
 def _trial(config: dict[str, Any], told: _Job) -> None:
@@ -116,14 +153,14 @@ def _trial(config: dict[str, Any], told: _Job) -> None:
     about: dict[str, Any] = {"setting": setting, "step": 0}
     try:
         cells = cells_of(sweep, setting)
-        trial = _about(sweep, cells, setting, "running")
+        trial = _about(sweep, cells, setting, "running", job.left_out)
         put_trial(work.settle()[0], trial)
     except BadInput as error:
         tune.report({**about, **nothing, "status": "failed", "error": str(error), "cells": []})
         return
-    about["cells"] = [cell.key for cell in cells]
+    about["cells"] = trial.cells
     rows: list[dict[str, Any]] = []
-    for cell in cells:
+    for cell in [cell for cell in cells if cell.victim not in job.left_out]:
         row = _awaited(cell.experiment.config(), work)
         shown = {name: row.get(name) for name in SHOWN}
         if row["status"] != "done":
@@ -151,15 +188,16 @@ def _awaited(config: Config, work: Work) -> dict[str, Any]:
     return row
 
 
-def _about(sweep: Sweep, cells: list[Any], setting: Setting, state: str, **values: Any) -> Trial:
+def _about(sweep: Sweep, cells: list[Any], setting: Setting, state: str, left_out: frozenset[str], **values: Any) -> Trial:
+    counted = [cell.key for cell in cells if cell.victim not in left_out]
     return Trial(
         key=setting_key(cells),
         sweep=sweep.name,
         state=state,
-        steps=len(cells),
+        steps=len(counted),
         objective=sweep.aim.label,
         setting=setting,
-        cells=[cell.key for cell in cells],
+        cells=counted,
         **values,
     )
 
@@ -176,9 +214,9 @@ def _state(result: dict[str, Any] | None, size: int) -> str:
 class _Listener(Listener):
     """Writes each trial down as it ends, and tells the watch."""
 
-    def __init__(self, sweep: Sweep, store: Store, watch: Watch, size: int, before: int) -> None:
+    def __init__(self, sweep: Sweep, store: Store, watch: Watch, size: int, before: int, left_out: frozenset[str]) -> None:
         super().__init__(watch)
-        self.sweep, self.store, self.size = sweep, store, size
+        self.sweep, self.store, self.size, self.left_out = sweep, store, size, left_out
         self.number, self.ended = before, Counter[str]()
         self.last: dict[str, dict[str, Any]] = {}
 
@@ -210,7 +248,8 @@ class _Listener(Listener):
             if not self.refused:
                 scores = {name: result.get(name) for name in ("utility", "left")} if judged else {}
                 cells = cells_of(self.sweep, setting)
-                about = _about(self.sweep, cells, setting, state, step=result.get("step", 0), value=value, **scores)
+                step = result.get("step", 0)
+                about = _about(self.sweep, cells, setting, state, self.left_out, step=step, value=value, **scores)
                 put_trial(self.store, about)
         if state != "lost":
             self.watch.trial(self.number, self.sweep.samples, value, state == "stopped", setting, state == "failed")

@@ -11,12 +11,18 @@ from bdray.launch.space import plain, scalar
 from bdray.objective import DEFAULT_PROXY, Objective
 from bdray.overrides import put
 from bdray.spec import LARGEST, BadInput, Config, unknown
+from bdray.validity import PLANTED
 from bdray.wording import quoted, shown
 
 SEARCHES = ("grid", "random", "optuna")
 SCHEDULERS = ("asha",)
 SAMPLES = 1_000_000
 """At the most."""
+PLAIN = (
+    *("samples", "cpus", "gpus", "search", "scheduler"),
+    *("objective", "proxy", "budget", "class_budget", "planted", "judge", "front"),
+)
+"""Fields that a word of the command line sets as they are."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +60,10 @@ class Sweep:
     """What stands for the ASR in the defender's objective."""
     budget: float = 0.05
     """Utility that a setting may cost, 0 to 1; `training` has none."""
+    class_budget: float | None = None
+    """What one class may lose, 0 to 1; see `Objective`, whose default it is for each kind."""
+    planted: float = PLANTED
+    """ASR before a defense, below which a victim of the panel has no backdoor to remove, and is left out."""
     judge: str = "mean"
     """Of the panel: mean or worst."""
     front: bool = False
@@ -102,7 +112,15 @@ class Sweep:
     @property
     def aim(self) -> Objective:
         """What a search makes large."""
-        return Objective(kind=self.objective, proxy=self.proxy, budget=self.budget, judge=self.judge, front=self.front)
+        return Objective(
+            kind=self.objective,
+            proxy=self.proxy,
+            budget=self.budget,
+            class_budget=self.class_budget,
+            planted=self.planted,
+            judge=self.judge,
+            front=self.front,
+        )
 
     @property
     def searches(self) -> bool:
@@ -111,7 +129,7 @@ class Sweep:
 
     def with_override(self, path: str, value: Any) -> "Sweep":
         """The sweep with one value changed: a plain field such as `samples`, or a path into the space; a list is a grid."""
-        if path in ("samples", "cpus", "gpus", "search", "scheduler", "objective", "proxy", "budget", "judge", "front"):
+        if path in PLAIN:
             return replace(self, **{path: value})
         if self.panel is not None and path in self.panel:
             return replace(self, panel={**self.panel, path: value})

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from bdray.validity import USUAL
+
 WIDTH = 100
 """Characters of a failure's reason or of a setting that stand in a line."""
 
@@ -86,7 +88,8 @@ class Tally:
 
     def _judge(self, row: Mapping[str, Any]) -> None:
         value = row.get("objective") if self.objective else row.get("asr_after")
-        if is_number(value):
+        # A model that lost the target class has the lowest ASR of all, and so has a victim that never had a backdoor.
+        if is_number(value) and (self.objective or not USUAL.flags(row)):
             where = f"{row.get('attack', '?')}, {row.get('defense', '?')}, seed {row.get('seed', '?')}"
             if not self.objective:
                 where = f"utility {_percent(row.get('utility_after'))}, {where}"

@@ -23,7 +23,8 @@ AWAY = "away"
 """The status of a cell that another launch is running just now."""
 REFUSED = "refused"
 """The status of a cell whose row the store does not take: the launch ends with that error."""
-SHOWN = ("key", "status", "error", "attack", "defense", "seed", "utility_after", "asr_after", "seconds")
+FLAGGED_BY = ("utility_before", "asr_before", "target_utility_before", "target_utility_after")
+SHOWN = ("key", "status", "error", "attack", "defense", "seed", "utility_after", "asr_after", "seconds", *FLAGGED_BY)
 """What the driver hears of a row."""
 
 
