@@ -164,6 +164,66 @@ def test_the_training_set_ranks_without_clean_data() -> None:
     assert best.best(filters(), (), Objective(kind="oracle", budget=0.2)).settings[0]["setting"].endswith("=0.3")
 
 
+def leaving(rows: list[Row], **fields: Any) -> dict[str, dict[str, Any]]:
+    found = best.leave_out(to_table(rows).to_pylist(), (), Objective(kind="oracle", **fields), "attack")
+    return {record["left_out"]: record for record in found}
+
+
+def test_leave_out_by_hand() -> None:
+    """Setting 0.1 is best on badnets and worst on blend, 0.2 the other way round, 0.3 second on both."""
+    asr = {0.1: (0.0, 0.9), 0.2: (0.8, 0.1), 0.3: (0.3, 0.2)}
+    rows = [
+        make_row({"attack": attack, "defense": quick("nft", lr=lr)}, utility_after=0.9, asr_after=value)
+        for lr, values in asr.items()
+        for attack, value in zip(("badnets", "blend"), values, strict=True)
+    ]
+    found = leaving(rows)
+    assert found["badnets"]["setting"] == "nft lr=0.2"  # the best on blend
+    assert (found["badnets"]["chosen_by"], found["badnets"]["asr_after"]) == (pytest.approx(0.9), 0.8)
+    assert (found["badnets"]["rank"], found["badnets"]["of"], found["badnets"]["lowest_asr"]) == (3, 3, 0.0)
+    assert (found["blend"]["setting"], found["blend"]["asr_after"]) == ("nft lr=0.1", 0.9)
+    with pytest.raises(BadInput, match="have one value of it, blend, expected at least two"):
+        leaving([row for row in rows if row.attack == "blend"])
+    with pytest.raises(BadInput, match=r"no field of these victims named 'atack'"):
+        best.leave_out(to_table(rows).to_pylist(), (), Objective(kind="oracle"), "atack")
+    lines = list(csv.DictReader(io.StringIO(best.render_left_out(list(found.values()), AIM, "attack", "csv"))))
+    assert tuple(lines[0]) == best.LEFT_OUT
+
+
+def test_victims_that_did_not_plant_are_left_out_and_said() -> None:
+    rows = [
+        make_row({"attack": attack, "defense": quick("nft", lr=lr)}, utility_after=0.9, asr_before=before, asr_after=lr)
+        for lr in (0.1, 0.2)
+        for attack, before in (("badnets", 1.0), ("wanet", 0.1))
+    ]
+    found = best.best(to_table(rows).to_pylist(), (), Objective(kind="oracle"))
+    assert [(record["n"], record["victims"]) for record in found.settings] == [(1, 1), (1, 1)]
+    text = best.render(found, 9, "text")
+    assert "left out: 1 of 2 victims did not plant (ASR before below 50 %): wanet" in text
+    with pytest.raises(BadInput, match=r"no victim of the sweep planted: the highest ASR before a defense is 10.0 %"):
+        best.best(to_table(rows[1::2]).to_pylist(), (), Objective(kind="oracle"))
+
+
+def test_the_clean_data_of_the_choice_is_said() -> None:
+    made = [
+        make_row(
+            {"defense": quick("nft", lr=lr)},
+            proxies='{"lipschitz": 0.5}',
+            held_utility_before=0.8,
+            held_utility_after=0.8,
+            clean_held=120,
+            clean_judged=1213,
+        )
+        for lr in (0.1, 0.2)
+    ]
+    text = best.render(best.best(to_table(made).to_pylist(), (), AIM), 9, "text")
+    assert "clean data: 120 samples for the defense, and 1213 more, which it does not declare, to choose by" in text
+    assert "2 of 2 rows are of a version that looked at no single class" in text
+    assert "clean data" not in best.render(
+        best.best(to_table(made).to_pylist(), (), Objective(kind="oracle", budget=0.2)), 9, "text"
+    )
+
+
 def test_columns_that_no_setting_has_are_only_in_the_csv() -> None:
     assert "training" not in best.render(ranked(), 9, "text")
     (line, *_) = csv.DictReader(io.StringIO(best.render(ranked(), 9, "csv")))

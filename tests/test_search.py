@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import optuna
 import pytest
+import torch
 from optuna.samplers import RandomSampler
 from optuna.storages import InMemoryStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
@@ -17,13 +18,14 @@ from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
 from bdray.launch import Sweep, launch, plan, read_sweep
-from bdray.launch.search import Past, _Honest, past
+from bdray.launch.search import Past, _Honest, past, unplanted
 from bdray.launch.settings import cells_of, check_search, domains, drawn, members, setting_key
 from bdray.launch.study import Study
 from bdray.objective import Objective, front
 from bdray.spec import BadInput
 from bdray.store import Store
 from bdray.trials import Trial, put_trial, trials
+from tests.test_table import make_row
 from tests.tiny import quick, tiny_config
 
 NFT = quick("nft", lr=tune.loguniform(0.01, 0.5), alpha=tune.uniform(0, 1), bn=tune.choice(["train", "eval"]))
@@ -32,7 +34,7 @@ PANEL = {"attack": ["badnets", "blend"], "seed": [0]}
 
 def search_of(**changes: Any) -> Sweep:
     fields: dict[str, Any] = {"space": tiny_config(defense=dict(NFT)), "panel": PANEL, "name": "s", "search": "optuna"}
-    return Sweep(**{**fields, "samples": 4, "objective": "oracle", **changes})
+    return Sweep(**{**fields, "samples": 4, "objective": "oracle", "planted": 0.0, **changes})
 
 
 # What makes no sense
@@ -72,6 +74,8 @@ def test_a_search_that_makes_no_sense(changes: dict[str, Any], told: str) -> Non
         ({"objective": "trainign"}, "did you mean 'training'"),
         ({"judge": "best"}, "no judge named 'best'"),
         ({"budget": 5}, "the sweep's budget: got 5"),
+        ({"class_budget": -0.1}, "the sweep's class_budget: got -0.1"),
+        ({"planted": True}, "the sweep's planted: got True"),
     ],
 )
 def test_fields_of_a_search(changes: dict[str, Any], told: str) -> None:
@@ -136,6 +140,47 @@ class TestObjective:
     )
     def test_of_a_row(self, utility: float, asr: float, score: float) -> None:
         assert self.ORACLE.score(row(utility, asr)) == pytest.approx(score)
+
+    @pytest.mark.parametrize(
+        ("utility", "target", "score"),
+        [(0.9, 0.75, 0.8), (0.9, 0.7, 0.8), (0.9, 0.6, -0.1), (0.9, 0.0, -0.7), (0.65, 0.6, -0.2), (0.9, None, 0.8)],
+    )
+    def test_the_oracle_bounds_the_target_class(self, utility: float, target: float | None, score: float) -> None:
+        """The larger of the two excesses; what was not measured is not bound."""
+        told = row(utility, 0.2, target_utility_before=0.9, target_utility_after=target)
+        assert self.ORACLE.score(told) == pytest.approx(score)
+        assert dataclasses.replace(self.ORACLE, class_budget=1.0).score(told) == self.ORACLE.score(row(utility, 0.2))
+
+    @pytest.mark.parametrize(
+        ("after", "tests", "score"),
+        [(0.5, 14, 0.75), (0.45, 100, -0.45 * 100 / 103 + 0.25), (0.0, 1, 0.75), (0.0, 2, -0.11), (None, 0, 0.75)],
+    )
+    def test_the_defender_bounds_the_class_that_fell_most(self, after: float | None, tests: int, score: float) -> None:
+        """Of one sample that was lost nothing is said. By hand: 0.9 * 2 / 5 = 0.36."""
+        told = {"worst_class_held_before": 0.9, "worst_class_held_after": after, "worst_class_held_tests": tests}
+        if after == 0.5:
+            told["worst_class_held_before"] = 0.8  # 0.3 * 14 / 17 = 0.247
+        assert Objective(proxy="lipschitz").score(row(0.1, 1.0, **told)) == pytest.approx(score)
+
+    def test_training_bounds_the_class_that_agrees_least(self) -> None:
+        """Contradicting what was flagged is no merit of a model that contradicts all of a label."""
+        honest, cheat = ({"kept_agreement": k, "flagged_agreement": f} for k, f in ((0.177, 0.271), (0.0, 0.02)))
+        assert self.TRAINING.score(honest) == pytest.approx(-0.094)
+        assert self.TRAINING.score(cheat) == pytest.approx(-1.0)
+        assert self.TRAINING.pair([cheat])[1] == 1.0
+        assert dataclasses.replace(self.TRAINING, class_budget=1.0).score(cheat) == pytest.approx(-0.02)
+
+    def test_victims_that_did_not_plant_are_left_out(self) -> None:
+        rows = [row(0.9, 0.2, asr_before=0.5), row(0.9, 0.0, asr_before=0.49)]
+        assert self.ORACLE.value(rows) == pytest.approx(0.8)
+        assert self.ORACLE.pair(rows) == pytest.approx((0.9, 0.2))
+        assert dataclasses.replace(self.ORACLE, planted=0.4).value(rows) == pytest.approx(0.9)
+        assert math.isnan(self.ORACLE.value(rows[1:]))
+
+    def test_seeds_of_the_defense_are_averaged_within_their_victim(self) -> None:
+        rows = [row(0.9, asr, victim=victim) for victim, asr in (("a", 0.0), ("a", 0.2), ("a", 0.4), ("b", 0.6))]
+        assert self.ORACLE.value(rows) == pytest.approx((0.8 + 0.4) / 2)
+        assert dataclasses.replace(self.ORACLE, judge="worst").value(rows) == pytest.approx(0.4)
 
     def test_the_defender_sees_no_asr(self) -> None:
         aim = Objective(proxy="lipschitz")
@@ -304,16 +349,56 @@ def report(step: int, value: float) -> dict[str, Any]:
 def test_the_past_of_a_search(store: Store) -> None:
     """Finished ones count; what was cut off, or judged on another panel, is open; another objective's are not taken over."""
     sweep = search_of()
-    settings = [{**SETTING, "defense.lr": rate} for rate in (0.1, 0.2, 0.3, 0.4)]
+    settings = [{**SETTING, "defense.lr": rate} for rate in (0.1, 0.2, 0.3, 0.4, 0.5)]
     keys = [setting_key(cells_of(sweep, setting)) for setting in settings]
-    put_trial(store, trial("finished", 0.5, key=keys[0], setting=settings[0]))
+    every = [cell.key for cell in cells_of(sweep, settings[0])]
+    put_trial(store, trial("finished", 0.5, key=keys[0], setting=settings[0], cells=every))
     put_trial(store, trial("running", None, key=keys[1], setting=settings[1]))
     put_trial(store, trial("finished", 0.5, key="another panel", setting=settings[2]))
     put_trial(store, trial("stopped", 0.5, key=keys[3], setting=settings[3], objective="another"))
     put_trial(store, trial("finished", 0.5, key="other space", setting={"defense.steps": 3}))
+    put_trial(store, trial("finished", 0.5, key="few", setting=settings[4], cells=[]))
     found = past(sweep, store)
     assert [t.setting for t in found.over] == [settings[0]]
     assert sorted(found.open, key=str) == sorted(settings[1:], key=str)
+
+
+def test_a_past_trial_is_judged_again_by_its_rows(store: Store) -> None:
+    """What was told of it by another version, or with other budgets, is not what the searcher hears."""
+    sweep = search_of(planted=0.5)
+    cells = cells_of(sweep, SETTING)
+    for cell, asr in zip(cells, (0.1, 0.3), strict=True):
+        put_row(store, cell, asr_after=asr, asr_before=1.0, target_utility_before=0.9, target_utility_after=0.8)
+    fields = {"key": setting_key(cells), "cells": [cell.key for cell in cells]}
+    put_trial(store, trial("finished", 0.123, utility=0.5, left=0.5, **fields))
+    (told,) = past(sweep, store).over
+    assert (told.value, told.left) == (pytest.approx(0.8), pytest.approx(0.2))
+    (told,) = past(search_of(planted=0.5, class_budget=0.05), store).over
+    assert told.value == pytest.approx(-0.05)
+
+
+def test_victims_that_did_not_plant_are_no_part_of_the_panel(store: Store) -> None:
+    """As far as they are trained; a setting judged without them is whole, one judged without another is not."""
+    sweep = search_of(planted=0.5)
+    badnets, blend = cells_of(sweep, SETTING)
+    assert unplanted(sweep, store) == {}
+    about = {"key": blend.victim, "scores": {"asr": 0.12}, "seconds": 1.0}
+    store.put_victim(blend.victim, {"model": {"w": torch.zeros(1)}}, about)
+    assert unplanted(sweep, store) == {blend.victim: 0.12}
+    assert unplanted(search_of(planted=0.1), store) == {}
+    key = setting_key([badnets, blend])
+    put_trial(store, trial("finished", 0.5, key=key, cells=[badnets.key]))
+    assert len(past(sweep, store).over) == 1
+    assert len(past(search_of(planted=0.1), store).over) == 0
+    put_trial(store, trial("finished", 0.5, key=key, cells=[blend.key]))
+    assert len(past(sweep, store).over) == 0
+
+
+def put_row(store: Store, cell: Any, **values: Any) -> None:
+    experiment = cell.experiment
+    row = make_row(experiment.config(), sweep="s", **{"utility_before": 0.9, "utility_after": 0.9, **values})
+    assert row.key == cell.key
+    store.put_row(row)
 
 
 # On Ray
@@ -386,11 +471,16 @@ class TestOnRay:
         assert [(t.state, t.objective) for t in found] == [("finished", sweep.aim.label)] * 2
         rows = {row["key"]: row for row in store.rows("s").to_pylist()}
         for t in found:
-            kept = [rows[key]["kept_agreement"] for key in t.cells]
-            flagged = [1.0 if (share := rows[key]["flagged_agreement"]) is None else share for key in t.cells]
-            assert (t.utility, t.left) == pytest.approx((sum(kept) / 2, sum(flagged) / 2))
-            assert t.value == pytest.approx((sum(kept) - sum(flagged)) / 2)
+            assert (t.utility, t.left) == pytest.approx(sweep.aim.pair([rows[key] for key in t.cells]))
+            assert t.value == pytest.approx(sweep.aim.value([rows[key] for key in t.cells]))
         assert {row["proxies"] for row in rows.values()} == {""}
+
+    def test_a_panel_on_which_nothing_planted_is_refused(self, local_ray: None, store: Store) -> None:
+        """The tiny victims of two epochs have no backdoor; a sentence says so once they are trained."""
+        sweep = search_of(samples=1, planted=1.0, panel={"attack": ["wanet", "sig"], "seed": [0]})
+        with pytest.raises(BadInput, match=r"no victim in the panel of the sweep 's' planted: the highest ASR is"):
+            launch(plan(sweep, store, Path()), store, Path())
+        assert trials(store, "s") == []
 
     def test_a_setting_that_fails_is_told(self, local_ray: None, store: Store) -> None:
         """Its training diverges."""

@@ -22,6 +22,7 @@ from bdray.launch.sweep import Sweep
 from bdray.launch.tally import said_setting
 from bdray.launch.watch import Watch
 from bdray.launch.work import AWAY, REFUSED, SHOWN, Work, run_cell
+from bdray.objective import Objective
 from bdray.seeds import seed_of
 from bdray.spec import BadInput, Config
 from bdray.store import Store
