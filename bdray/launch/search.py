@@ -154,14 +154,14 @@ def _trial(config: dict[str, Any], told: _Job) -> None:
     about: dict[str, Any] = {"setting": setting, "step": 0}
     try:
         cells = cells_of(sweep, setting)
-        trial = _about(sweep, cells, setting, "running", job.left_out)
+        trial = _about(sweep, cells, setting, "running", told.left_out)
         put_trial(work.settle()[0], trial)
     except BadInput as error:
         tune.report({**about, **nothing, "status": "failed", "error": str(error), "cells": []})
         return
     about["cells"] = trial.cells
     rows: list[dict[str, Any]] = []
-    for cell in [cell for cell in cells if cell.victim not in job.left_out]:
+    for cell in [cell for cell in cells if cell.victim not in told.left_out]:
         row = _awaited(cell.experiment.config(), work)
         shown = {name: row.get(name) for name in SHOWN}
         if row["status"] != "done":
