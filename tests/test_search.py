@@ -255,7 +255,7 @@ class TestHonest:
         inner: Searcher = Study(RandomSampler(), "value", "max")
         if request.param != "ours":
             inner = OptunaSearch(metric="value", mode="max", study_name="own", storage=storage)
-        honest = _Honest(inner, before, 2, None)  # type: ignore[arg-type]
+        honest = _Honest(inner, before, 2)
         assert honest.set_search_properties("value", "max", dict(domains(sweep)))
         return Told(honest, inner.study if isinstance(inner, Study) else optuna.load_study(study_name="own", storage=storage))
 
