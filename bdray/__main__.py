@@ -463,6 +463,10 @@ def _best(options: argparse.Namespace) -> None:
     rows = store.rows(options.sweep).to_pylist()
     if not rows:
         raise BadInput(f"no rows of the sweep {options.sweep!r} in the store {store.uri!r}; run it with `bdray sweep`")
+    if options.leave_out:
+        left = best.leave_out(rows, trials(store, options.sweep), aim, options.leave_out)
+        say(best.render_left_out(left, aim, options.leave_out, _form(options)))
+        return
     try:
         tried = trials(store, options.sweep)
         if options.leave_out:

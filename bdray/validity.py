@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bdray import wording
 from bdray.spec import BadInput
+from bdray.wording import shown as said
 
 PLANTED = 0.5
 """The attack success rate before a defense from which on a victim counts as backdoored."""
@@ -70,7 +70,7 @@ NOT_PLANTED, CLASS_LOST, UTILITY_LOST, UNSEPARATED = "not planted", "class lost"
 def check_share(name: str, value: Any) -> None:
     """Raise BadInput for what is no number from 0 to 1."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
-        raise BadInput(f"{name}: got {wording.shown(value)}, expected a number, at least 0 and at most 1")
+        raise BadInput(f"{name}: got {said(value)}, expected a number, at least 0 and at most 1")
 
 
 USUAL = Bounds()
