@@ -4,6 +4,8 @@ What a real machine has and this one must not use is replaced in that home's `~/
 on the PATH: `ray start` takes free ports and the address that was logged in to, and `ray stop`, which ends every Ray of a
 machine, ends the processes of that address only. Each worker has a temporary folder of its own, as on a disk of its own: Ray
 gives its sockets the first name that is not there yet, so of two workers that start at once in one folder, one never answers.
+And they start one after the other, because they share what real machines have each: Ray's node ends itself where its agents do
+not answer within 15 seconds.
 """
 
 import contextlib
@@ -30,8 +32,8 @@ start)
     extra="--temp-dir={folder}/${{node#*:}}"
     [[ $* == *--head* ]] && extra="--ray-client-server-port={client} --dashboard-port={dashboard}"
     args=("${{@/6379/{port}}}")
-    BDRAY_NODE=$node exec {real}/ray start "${{args[@]/-port=8076/-port=0}}" --node-ip-address=${{node#*:}} \\
-        --dashboard-agent-listen-port=0 --object-store-memory=100000000 $extra ;;
+    BDRAY_NODE=$node exec flock -o {folder}/starting {real}/ray start "${{args[@]/-port=8076/-port=0}}" \\
+        --node-ip-address=${{node#*:}} --dashboard-agent-listen-port=0 --object-store-memory=100000000 $extra ;;
 stop)
     for signal in TERM KILL; do
         found=$(grep -lzxs "BDRAY_NODE=$node" /proc/[0-9]*/environ | cut -d/ -f3)
