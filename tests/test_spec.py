@@ -164,7 +164,11 @@ REFUSED: list[tuple[Config, str]] = [
     ({"attack": {"name": "badnets", "pattern": "blue"}}, "got \"blue\", expected one of 'white' or 'checkerboard'"),
     ({"attack": {"image": 3}, "seed": 0}, "blend.image: got 3, expected a text"),
     ({"defense": {"name": "nft", "steps": -1}}, "nft.steps: got -1, expected a whole number, at least 1"),
-    ({"task": {"model": {"width": 0}}}, "resnet18.width: got 0, expected a whole number, at least 1"),
+    ({"task": {"model": {"width": 0}}}, "resnet18.width: got 0, expected a whole number, at least 1 and at most 4096"),
+    (
+        {"task": {"model": {"width": 10**9}}},
+        "resnet18.width: got 1000000000, expected a whole number, at least 1 and at most 4096",
+    ),
     ({"task": {"data": {"limit": -3}}}, "digits.limit: got -3, expected a whole number, at least 0"),
     ({"training": {"epochs": 0}}, "training.epochs: got 0, expected a whole number, at least 1"),
     ({"training": {"lr": 0}}, "training.lr: got 0, expected a number, more than 0"),

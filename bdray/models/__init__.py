@@ -1,10 +1,14 @@
 """Model: the contract of an architecture; every other module here is one. Built narrow by `width`, so a CPU can train it."""
 
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
+from pydantic import Field
 from torch import nn
 
-from bdray.spec import Count, Spec
+from bdray.spec import Spec
+
+Width = Annotated[int, Field(ge=1, le=4096)]
+"""Channels; at the most a ResNet-18 already has 45 billion weights."""
 
 
 class Model(Spec):
@@ -16,7 +20,7 @@ class Model(Spec):
     stem: ClassVar[tuple[str, ...]] = ()
     """Names of the modules that form the stem, which NFT's authors leave unmasked; empty where the field names none."""
 
-    width: Count = 64
+    width: Width = 64
     """Channels of the first stage; the published width is the default."""
 
     def build(self, classes: int, shape: tuple[int, ...]) -> nn.Module:

@@ -5,8 +5,7 @@ from typing import ClassVar
 from torch import nn
 from torchvision.models import MobileNetV2 as Published
 
-from bdray.models import Model
-from bdray.spec import Count
+from bdray.models import Model, Width
 
 
 class MobileNetV2(Model):
@@ -16,7 +15,7 @@ class MobileNetV2(Model):
     modality: ClassVar[str] = "image"
     stem: ClassVar[tuple[str, ...]] = ("features.0",)
 
-    width: Count = 32
+    width: Width = 32
 
     def build(self, classes: int, shape: tuple[int, ...]) -> nn.Module:
         small = shape[-1] <= 64
