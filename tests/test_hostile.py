@@ -387,7 +387,9 @@ class TestNoFiles:
             assert named(store.rows()) == ["g"]
             assert store.victim("v") is None
         for words in (["store"], ["store", "check"], ["table", "--sql", "SELECT status FROM rows"]):
-            main([*words, "--store", store.location()])
+            with warnings.catch_warnings():
+                warnings.simplefilter("always")  # and not an error
+                main([*words, "--store", store.location()])
             said = capsys.readouterr()
             assert "\\x1b" in said.err + said.out or words[0] == "table"
             assert all(line.isprintable() for line in (said.out + said.err).splitlines())
