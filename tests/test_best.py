@@ -10,9 +10,11 @@ import pytest
 from PIL import Image
 
 from bdray import best
+from bdray.__main__ import main
 from bdray.objective import Objective
 from bdray.results import Row, to_table
 from bdray.spec import BadInput
+from bdray.store import Store
 from bdray.trials import Trial
 from tests.test_table import make_row
 from tests.tiny import quick, tiny
@@ -258,3 +260,18 @@ def test_picture_of_the_training_set(tmp_path: Path) -> None:
     best.draw(best.best(filters(), (), Objective(kind="training")), tmp_path / "front.png")
     with Image.open(tmp_path / "front.png") as picture:
         assert 1200 < picture.width < 1400
+
+
+def test_a_grid_without_proxies_is_ranked_by_the_oracle_and_says_so(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    for lr in (0.3, 0.1):
+        store.put_row(make_row({"defense": quick("nft", lr=lr)}, asr_after=lr))
+    assert main(["best", "s", "--store", store.uri]) == 0
+    out, err = capsys.readouterr()
+    assert "ORACLE: ranked by the true ASR" in out
+    assert err.startswith("warning: no row has the proxy 'inverted_trigger', which a defender needs; ranked by the oracle")
+    assert main(["best", "s", "--store", store.uri, "--by", "defender"]) == 2
+    assert "no setting can be ranked by defender" in capsys.readouterr().err
+
+
+def test_no_two_heads_are_alike() -> None:
+    assert len(set(best.HEADS.values())) == len(best.HEADS)
