@@ -24,8 +24,9 @@ lint: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# Two processes, a file of tests to each in turn: a third of the tests wait for Ray, while the others compute.
 test: lint
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile
 
 # Killed processes, full disks and launches that meet: minutes.
 test-chaos: $(STAMP)
