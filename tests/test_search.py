@@ -75,7 +75,7 @@ def test_a_search_that_makes_no_sense(changes: dict[str, Any], told: str) -> Non
         ({"judge": "best"}, "no judge named 'best'"),
         ({"budget": 5}, "the sweep's budget: got 5"),
         ({"class_budget": -0.1}, "the sweep's class_budget: got -0.1"),
-        ({"planted": True}, "the sweep's planted: got True"),
+        ({"planted": True}, "the sweep's planted: got true"),
     ],
 )
 def test_fields_of_a_search(changes: dict[str, Any], told: str) -> None:

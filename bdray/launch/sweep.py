@@ -95,7 +95,7 @@ class Sweep:
             raise BadInput(f"the sweep's name: got {shown(self.name)}, expected letters, digits, _ and -; it names a folder")
         if len(self.name) > 200:
             raise BadInput(f"the sweep's name: got {quoted(self.name)}, expected at most 200 letters; it names a folder")
-        for name in ("budget", "front"):
+        for name in ("budget", "class_budget", "planted", "front"):
             object.__setattr__(self, name, scalar(getattr(self, name)))
         if not isinstance(self.front, bool):
             raise BadInput(f"the sweep's front: got {shown(self.front)}, expected true or false")
