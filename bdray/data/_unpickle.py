@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from bdray.refusal import printable
 from bdray.spec import BadInput
 
 
@@ -136,7 +137,7 @@ class _ArraysOnly(_InPython):
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _ALLOWED:
-            raise pickle.UnpicklingError(f"it asks for {_brief(module)}.{_brief(name)}")
+            raise pickle.UnpicklingError(f"it asks for {printable(f'{module}.{name}'[:160])}")
         return _ALLOWED[module, name]
 
     def load_build(self) -> None:
