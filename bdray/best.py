@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bdray.groups import flat, labels
-from bdray.layout import align, percent, to_csv
+from bdray.layout import align, page, percent, to_csv
 from bdray.objective import KINDS, Objective, front
 from bdray.picture import check_name, save
 from bdray.spec import BadInput, Config, key_of, unknown
@@ -263,7 +263,7 @@ def render(found: Best, count: int, form: str) -> str:
         ]
         for record in shown
     ]
-    text = align(heads, lines, form, ["right", "left"] + ["right"] * (len(columns) + 1) + ["left"] * (1 + flagged))
+    text = align(heads, lines, form, ["right", "left"] + ["right"] * (len(columns) + 1) + ["left"] * (1 + flagged), 2)
     below = [f"not ranked: {found.incomplete} not judged on every victim"] if found.incomplete else []
     below += found.notes
     if flagged:
@@ -271,7 +271,7 @@ def render(found: Best, count: int, form: str) -> str:
         below.append(
             f"class lost, utility lost: on tests that of the target class, or of all, fell by more than {budget:g} points"
         )
-    return "\n".join([*head(found.aim), "", text, *(["", *below] if below else [])])
+    return page(form, head(found.aim), text, below)
 
 
 def head(aim: Objective) -> list[str]:
@@ -389,7 +389,7 @@ def render_left_out(found: Sequence[Mapping[str, Any]], aim: Objective, path: st
         "rank",
         "utility",
         "ASR before",
-        "after",
+        "ASR after",
         "target",
     ]
     heads += ["best ASR", *(["flags"] if flagged else [])]
@@ -411,7 +411,7 @@ def render_left_out(found: Sequence[Mapping[str, Any]], aim: Objective, path: st
         "nothing was chosen; score: by the objective there; best ASR: of the setting that the oracle would choose there"
     )
     aligns = ["left", "left", *["right"] * 9, *["left"] * flagged]
-    return "\n".join([*head(aim)[:1], about, *head(aim)[1:], "", align(heads, lines, form, aligns)])
+    return page(form, [*head(aim)[:1], about, *head(aim)[1:]], align(heads, lines, form, aligns, 2))
 
 
 def draw(found: Best, path: Path) -> None:
