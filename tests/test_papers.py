@@ -127,6 +127,9 @@ def is_share(percent: str, whole: int) -> bool:
 def ours(attack: Config | str, defense: Config | str = "none", seed: int = 0, **values: Any) -> Row:
     """A row of CIFAR-10 on a ResNet-18 of width 8, poisoned at 0.05; attacks and defenses need not be members."""
     names = {"data": values.pop("data", "cifar10"), "model": values.pop("model", "resnet18")}
+    names |= {
+        kind: part if isinstance(part, str) else part["name"] for kind, part in (("attack", attack), ("defense", defense))
+    }
     config: Config = {
         "task": {"name": "image", "data": {"name": names["data"]}, "model": {"name": names["model"], "width": 8}},
         "attack": {"rate": 0.05, "target": 1, **({"name": attack} if isinstance(attack, str) else attack)},
