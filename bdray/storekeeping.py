@@ -65,6 +65,8 @@ def show(store: Store) -> str:
     users: dict[str, set[str]] = defaultdict(set)
     lines = []
     for sweep, cost in sweeps.items():
+        if not re.fullmatch("[A-Za-z0-9_-]+", sweep):  # no sweep of ours: a foreign folder has no rows
+            continue
         table = store.rows(sweep, ["key", "status", "victim"])
         statuses = table["status"].to_pylist()
         for key, victim in zip(table["key"].to_pylist(), table["victim"].to_pylist(), strict=True):
