@@ -26,6 +26,12 @@ def local_ray() -> Iterator[None]:
     ray.shutdown()
 
 
+@pytest.fixture(autouse=True)
+def no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is printed goes into a pipe of no width; processes of pytest-xdist have one."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     """An empty store."""
