@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +18,7 @@ from ray.tune.schedulers import AsyncHyperBandScheduler
 from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
+from bdray.experiment import backdoor
 from bdray.launch import Sweep, launch, plan, read_sweep
 from bdray.launch.search import Past, _Honest, past, unplanted
 from bdray.launch.settings import cells_of, check_search, domains, drawn, members, setting_key
@@ -407,7 +409,19 @@ def put_row(store: Store, cell: Any, **values: Any) -> None:
 @pytest.mark.ray
 @pytest.mark.filterwarnings("ignore")  # of Ray's own making
 class TestOnRay:
-    """Whole searches of the tiny experiment."""
+    """Whole searches of the tiny experiment. All tests but one find the panel's victims in the store, since Ray Train takes ten
+    seconds to start."""
+
+    @pytest.fixture(scope="class")
+    def trained(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        folder = tmp_path_factory.mktemp("trained") / "store"
+        for cell in cells_of(search_of(), SETTING):
+            backdoor(cell.experiment, Store(str(folder)), Path())
+        return folder
+
+    @pytest.fixture
+    def store(self, trained: Path, tmp_path: Path) -> Store:
+        return Store(str(shutil.copytree(trained, tmp_path / "store")))
 
     def test_a_search_goes_on_and_grows(self, local_ray: None, store: Store) -> None:
         sweep = search_of(scheduler="asha")
