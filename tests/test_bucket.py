@@ -21,6 +21,7 @@ import torch
 
 from bdray.files import Files
 from bdray.filesystems import with_defaults
+from bdray.results import CURVES
 from bdray.spec import BadInput
 from bdray.store import Store
 from tests.bucket import Server
@@ -308,7 +309,11 @@ class TestFsspec:
         memory.put_row(make_row("3"))
         assert sorted(named(memory.rows())) == ["0", "1", "2", "3"]
         assert memory.row(keyed("1")) is not None
-        memory.put_table("curves", "k", pa.table({"x": [1]}))
+        memory.put_table(
+            "curves",
+            "k",
+            pa.Table.from_pylist([{"key": "k", "of": "victim", "step": 1, "metric": "loss", "value": 1.0}], CURVES),
+        )
         assert memory.table("curves", "k") is not None
         memory.put_victim_part("v", "attack", {"x": torch.ones(3)})
         memory.put_victim("v", {"model": {"x": torch.ones(3)}}, {})
@@ -322,7 +327,7 @@ class TestFsspec:
         assert memory.files.info("victims/v/victim.json").mtime_ns is not None
         assert len(Store(memory.location()).rows()) == 4
         memory.files.delete_folder("victims")
-        assert finals(memory) == ["curves/k.parquet", "rows/s.ID.parquet", "rows/s/3.ID.parquet"]
+        assert finals(memory) == ["curves/k.parquet", "rows/s.ID.parquet", f"rows/s/{keyed('3')}.ID.parquet"]
 
     @pytest.mark.parametrize("kind", [RuntimeError, ConnectionError])
     def test_what_it_refuses(self, memory: Store, monkeypatch: pytest.MonkeyPatch, kind: type[Exception]) -> None:
