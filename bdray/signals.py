@@ -38,8 +38,12 @@ class Ending:
     def say(self) -> None:
         """Print the sentence, once, where there still is somebody who reads it."""
         if self._said.acquire(blocking=False):
-            with contextlib.suppress(OSError, ValueError):
+            try:
                 print(f"\nbdray: {self.sentence}", file=sys.stderr, flush=True)
+            except (OSError, ValueError):
+                # Python still holds the sentence, would try again at its very end, and exit with a status of its own.
+                with contextlib.suppress(AttributeError, OSError, ValueError):
+                    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
 @contextlib.contextmanager

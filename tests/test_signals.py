@@ -118,6 +118,7 @@ def test_a_command_inside_another_program_leaves_it_as_it_was() -> None:
 
 def test_what_takes_over_the_handlers_does_not_keep_them() -> None:
     """As Ray does when it starts."""
+    before = signal.getsignal(signal.SIGTERM)
     with kept():
         signal.signal(signal.SIGTERM, lambda *_: None)
-    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert signal.getsignal(signal.SIGTERM) == before
