@@ -21,7 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bdray.spec import BadInput
-from bdray.wording import sentence
+from bdray.wording import printable, sentence
 
 FORMS = ("text", "markdown", "latex", "csv")
 GAP = 2
@@ -29,10 +29,6 @@ GAP = 2
 NARROW = 10
 """A label is not broken into shorter pieces than this."""
 
-_ODD = re.compile(
-    "[\x00-\x1f\x7f-\x9f\u00ad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]"
-)
-"""Control characters, those without width, marks that turn the direction of what follows, and halves of characters."""
 _ASCII = {"±": "+-", "…": "...", "×": "x", "–": "-", "—": "-", "‘": "'", "’": "'", "“": '"', "”": '"', "→": "->"}  # noqa: RUF001
 _LATEX = {letter: f"\\{letter}" for letter in "&%$#_{}"} | {
     "\\": r"\textbackslash{}",
@@ -77,13 +73,9 @@ def screen() -> Screen:
 
 def safe(text: str, encoding: str | None = None) -> str:
     """The text on one line, control characters written out (`\x1b`), in characters that stdout (or an encoding) has."""
-    text = _ODD.sub(_written, re.sub(r"\s*[\r\n]\s*|\t", " ", text))
+    text = printable(re.sub(r"\s*[\r\n]\s*|\t", " ", text))
     encoding = encoding or screen().encoding
     return text if encoding == "utf-8" else text.encode(encoding, "bdray.ascii").decode(encoding)
-
-
-def _written(odd: re.Match[str]) -> str:
-    return odd[0].encode("unicode_escape").decode()
 
 
 def _replaced(error: UnicodeError) -> tuple[str, int]:
@@ -285,7 +277,7 @@ def to_csv(heads: Iterable[str], lines: Iterable[Sequence[Any]]) -> str:
 
 
 def _lines(text: str) -> str:
-    return "\n".join(_ODD.sub(_written, line) for line in text.split("\n"))
+    return "\n".join(map(printable, text.split("\n")))
 
 
 def percent(mean: float | None, spread: float | None = None) -> str:

@@ -8,6 +8,8 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 
+from bdray.wording import sentence as one_line
+
 ENDING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 ends_with_it = False
 """Whether this process ends with the command that it runs."""
@@ -39,7 +41,7 @@ class Ending:
         """Print the sentence, once, where there still is somebody who reads it."""
         if self._said.acquire(blocking=False):
             try:
-                print(f"\nbdray: {self.sentence}", file=sys.stderr, flush=True)
+                print(f"\nbdray: {one_line(self.sentence)}", file=sys.stderr, flush=True)
             except (OSError, ValueError):
                 # Python still holds the sentence, would try again at its very end, and exit with a status of its own.
                 with contextlib.suppress(AttributeError, OSError, ValueError):

@@ -12,6 +12,7 @@ from rich.cells import cell_len
 
 from bdray import layout
 from bdray.__main__ import main
+from bdray.wording import printable
 
 HEADS = ["attack", "defense", "n", "utility before", "ASR after", "flags"]
 SIDES = ["left", "left", "right", "right", "right", "left"]
@@ -127,6 +128,11 @@ def test_no_control_character_comes_through(form: str, width: str | None, monkey
     assert "evil" in text.replace("\n", "").replace(" ", "")
 
 
+def test_a_table_escapes_what_a_sentence_does() -> None:
+    odd = "".join(map(chr, [*range(1, 9), 0x7F, 0x9B, 0xAD, 0x600, 0x61C, 0x180E, 0x200B, 0x202E, 0x2066, 0xFEFF, 0xE0041]))
+    assert layout.safe(odd, "utf-8") == layout.to_csv([odd], []) == printable(odd)
+
+
 def test_a_line_break_in_a_cell() -> None:
     assert "one two" in layout.align(["a"], [["one\n  two"]], "text", ["left"])
     assert list(csv.reader(io.StringIO(layout.to_csv(["a"], [["one\ntwo"]])))) == [["a"], ["one\ntwo"]]
@@ -196,4 +202,4 @@ def test_an_error_on_one_line(capsys: pytest.CaptureFixture[str]) -> None:
 def test_no_module_prints_by_itself() -> None:
     """What goes out goes through `layout`, or the terminal of a launch, which is made harmless there."""
     files = {p.as_posix() for p in Path("bdray").rglob("*.py") if re.search(r"(?<![\w.])print\(", p.read_text())}
-    assert files <= {"bdray/layout.py", "bdray/launch/terminal.py", "bdray/launch/vigil.py", "bdray/signals.py"}
+    assert files <= {"bdray/layout.py", "bdray/launch/terminal.py", "bdray/signals.py"}

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from bdray import signals
-from bdray.signals import kept, orderly
+from bdray.signals import Ending, kept, orderly
 
 COMMAND = """
 import sys, time
@@ -122,3 +122,8 @@ def test_what_takes_over_the_handlers_does_not_keep_them() -> None:
     with kept():
         signal.signal(signal.SIGTERM, lambda *_: None)
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_no_name_of_a_store_steers_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    Ending("stopped; what \x1b]0;pwned\x07\u202e holds").say()
+    assert capsys.readouterr().err == "\nbdray: stopped; what \\x1b]0;pwned\\x07\\u202e holds\n"

@@ -60,3 +60,11 @@ def test_ctrl_c_stays_ctrl_c(node: dict) -> None:
     with pytest.raises(BadInput, match="a full disk"), vigil():
         raise BadInput("a full disk")
     assert alone()
+
+
+def test_what_ray_says_does_not_steer_the_terminal(node: dict, capsys: pytest.CaptureFixture[str]) -> None:
+    with vigil():
+        watch = vigils._Vigil()
+        watch.trouble = "lost \x1b]0;pwned\x07"
+        watch._say()
+    assert capsys.readouterr().err == "bdray: lost \\x1b]0;pwned\\x07\n"

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from bdray.refusal import printable
 from bdray.spec import BadInput
+from bdray.wording import printable
 
 
 class _Dtype:

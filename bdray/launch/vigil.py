@@ -2,7 +2,6 @@
 
 import contextlib
 import signal
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -10,6 +9,7 @@ from collections.abc import Iterator
 import ray
 
 from bdray import signals
+from bdray.layout import complain
 from bdray.spec import BadInput
 
 EVERY = 2.0
@@ -91,5 +91,4 @@ class _Vigil:
 
     def _say(self) -> None:
         if not self._taken:
-            with contextlib.suppress(OSError, ValueError):
-                print(f"bdray: {self.trouble}", file=sys.stderr, flush=True)
+            complain(f"bdray: {self.trouble}")

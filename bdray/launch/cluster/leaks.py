@@ -9,6 +9,7 @@ from typing import NamedTuple
 from urllib.parse import parse_qs, urlsplit
 
 from bdray.launch.cluster.config import Cluster, Finding
+from bdray.wording import printable
 
 
 class Leak(NamedTuple):
@@ -151,7 +152,7 @@ def hidden(text: str, found: list[Leak]) -> str:
     """A sentence as it may be printed: without secrets, and without control characters."""
     for value in sorted({leak.value for leak in found}, key=len, reverse=True):
         text = text.replace(value, "…") if len(value) > 3 else re.sub(rf"(?<![\w']){re.escape(value)}(?!\w)", "…", text)
-    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+    return printable(text)
 
 
 def mounted(cluster: Cluster) -> Iterator[Finding]:
