@@ -9,7 +9,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from bdray.spec import Config
-from bdray.validity import CLASS_LOST, FEW, NOT_PLANTED, ROUNDING, USUAL, UTILITY_LOST, Bounds, deviation, interval, mean
+from bdray.validity import (
+    CLASS_LOST,
+    FEW,
+    NOT_PLANTED,
+    ROUNDING,
+    SEPARATED,
+    UNSEPARATED,
+    USUAL,
+    UTILITY_LOST,
+    Bounds,
+    deviation,
+    interval,
+    mean,
+)
 
 SCORES = (
     "utility_before",
@@ -34,7 +47,9 @@ COUNTED = {
 }
 """Shares of so many tests: those that have a binomial interval."""
 LABELS = ("victim", "attack", "defense")
-ABOUT = ("planted", "victims", "n", "class_lost", "utility_lost", "clean_tests", "triggered_tests")
+FLAGS = {"class_lost": CLASS_LOST, "utility_lost": UTILITY_LOST, "unseparated": UNSEPARATED}
+"""Columns that are made here, and the flags that they are shown as."""
+ABOUT = ("planted", "victims", "n", *FLAGS, "clean_tests", "triggered_tests")
 COLUMNS = (
     *LABELS,
     *ABOUT,
@@ -48,10 +63,10 @@ COLUMNS = (
         )
     ),
 )
-"""Of the CSV. `n`: rows, of so many `victims`; `class_lost` and `utility_lost`: how many of these rows lost them; the counts of
-tests are the least of any row. Of each score: the mean over the victims, of each of which the seeds of the defense are averaged
-first; `_spread`, the sample standard deviation over the victims, from three on; `_least` and `_most` of any row; `_low` and
-`_high`, the 95 % interval of the mean at that number of tests."""
+"""Of the CSV. `n`: rows, of so many `victims`; `class_lost`, `utility_lost` and `unseparated`: how many of these rows are so; the
+counts of tests are the least of any row. Of each score: the mean over the victims, of each of which the seeds of the defense are
+averaged first; `_spread`, the sample standard deviation over the victims, from three on; `_least` and `_most` of any row; `_low`
+and `_high`, the 95 % interval of the mean at that number of tests."""
 
 
 def flat(config: Config, path: str = "") -> dict[str, Any]:
@@ -85,12 +100,12 @@ def effectiveness(row: dict[str, Any]) -> float | None:
 
 
 def marked(rows: pa.Table, bounds: Bounds) -> pa.Table:
-    """The rows with `planted`, `class_lost` and `utility_lost`, each null where it cannot be told."""
+    """The rows with `planted`, `class_lost`, `utility_lost` and `unseparated`, each null where it cannot be told."""
     rows = rows.append_column("planted", pc.greater_equal(rows["asr_before"], bounds.planted))
     for column, name in (("class_lost", "target_utility"), ("utility_lost", "utility")):
         fall = pc.subtract(rows[f"{name}_before"], rows[f"{name}_after"])
         rows = rows.append_column(column, pc.greater(fall, bounds.class_budget + ROUNDING))
-    return rows
+    return rows.append_column("unseparated", pc.less(rows["separation"], SEPARATED))
 
 
 def averages(
@@ -101,7 +116,7 @@ def averages(
     """As `groups`, of these columns and in no order, each with the dict of one of its experiments."""
     done = marked(rows.filter(pc.field("status") == "done"), bounds).sort_by("seed")
     counts = ("clean_tests", "triggered_tests")
-    lists: list[tuple[Any, ...]] = [(name, "list") for name in ("class_lost", "utility_lost", *names)]
+    lists: list[tuple[Any, ...]] = [(name, "list") for name in (*FLAGS, *names)]
     found = done.group_by(["setting", "planted", "victim"], use_threads=False).aggregate(
         [("spec", "min"), *((name, "min") for name in counts), *lists]
     )
@@ -114,8 +129,8 @@ def averages(
         record: dict[str, Any] = {**label, "planted": planted, "victims": len(victims)}
         record["counts"] = [len(victim["class_lost_list"]) for victim in victims]
         record["n"] = sum(record["counts"])
-        for name in ("class_lost", "utility_lost"):
-            record[name] = sum(lost is True for victim in victims for lost in victim[f"{name}_list"])
+        for name in FLAGS:
+            record[name] = sum(holds is True for victim in victims for holds in victim[f"{name}_list"])
         record |= {name: min((v[f"{name}_min"] or 0 for v in victims), default=0) for name in counts}
         record["values"] = {}
         for name in names:
@@ -146,10 +161,15 @@ def _moments(name: str, values: list[list[float]], record: Mapping[str, Any]) ->
 def flags(record: Mapping[str, Any]) -> str:
     """What speaks against a group, in words; with how many of its rows, where not all."""
     found = [NOT_PLANTED] if record["planted"] is False else []
-    for name, words in (("class_lost", CLASS_LOST), ("utility_lost", UTILITY_LOST)):
+    for name, words in FLAGS.items():
         if record[name]:
             found.append(words if record[name] == record["n"] else f"{words} {record[name]}/{record['n']}")
     return ", ".join(found)
+
+
+def spoilt(record: Mapping[str, Any]) -> bool:
+    """Whether a group has its ASR, and its DER, for nothing."""
+    return record["planted"] is False or bool(record["class_lost"] or record["utility_lost"])
 
 
 def labels(configs: list[Config]) -> list[dict[str, str]]:

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from bdray.groups import LABELS, averages, flags
+from bdray.groups import FLAGS, LABELS, averages, flags
 from bdray.layout import align, page, to_csv
 from bdray.papers import TRAINING_SAMPLES, WIDTHS, Cell, Paper
 from bdray.spec import Config
@@ -40,8 +40,7 @@ COLUMNS = (
     "n",
     "victims",
     "planted",
-    "class_lost",
-    "utility_lost",
+    *FLAGS,
     "rate",
     "paper_rate",
     "paper_table",
@@ -108,7 +107,7 @@ def compare(rows: pa.Table, paper: Paper, bounds: Bounds = USUAL) -> Comparison:
         cell = published.beside(config)
         assert cell is not None
         record = _published(paper, cell, published.undefended(cell))
-        record |= {name: ours[name] for name in (*LABELS, "n", "victims", "counts", "planted", "class_lost", "utility_lost")}
+        record |= {name: ours[name] for name in (*LABELS, "n", "victims", "counts", "planted", *FLAGS)}
         record["values"] = {}
         for name in SCORES if cell.defense != "none" else ("utility_before", "asr_before"):
             record |= {name: ours[name], f"{name}_spread": ours[f"{name}_spread"]}

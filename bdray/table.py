@@ -9,12 +9,23 @@ from typing import Any
 
 import pyarrow as pa
 
-from bdray.groups import COLUMNS, COUNTED, LABELS, SCORES, flags, flat, groups, marked
+from bdray.groups import COLUMNS, COUNTED, LABELS, SCORES, flags, flat, groups, marked, spoilt
 from bdray.layout import align, page, percent, prose, safe, to_csv
 from bdray.query import select
 from bdray.results import STATUSES, Row
 from bdray.spec import BadInput, unknown
-from bdray.validity import CLASS_LOST, NOT_PLANTED, USUAL, UTILITY_LOST, Bounds, interval, shown, size
+from bdray.validity import (
+    CLASS_LOST,
+    NOT_PLANTED,
+    SEPARATED,
+    UNSEPARATED,
+    USUAL,
+    UTILITY_LOST,
+    Bounds,
+    interval,
+    shown,
+    size,
+)
 
 HEADS = {
     "asr_before": "ASR before",
@@ -62,7 +73,7 @@ def render(
     """The table as text, markdown or LaTeX (all in percent), or CSV (0 to 1, full precision), with these columns, or all if it
     is `wide`. Raises BadInput for a column that there is not.
 
-    A model that lost the target class, or all of its utility, has a high DER: by that column flagged groups come last."""
+    A model that lost the target class, or all of its utility, has a high DER: by that column such groups come last."""
     records = groups(rows, bounds)
     for name in (*columns, *([sort.removeprefix("-")] if sort else [])):
         if name not in (*COLUMNS, "flags"):
@@ -76,7 +87,7 @@ def render(
         known.sort(key=lambda pair: values[id(pair[0])], reverse=sort.startswith("-"))
         pairs = known + [pair for pair in pairs if values[id(pair[0])] is None]
         if asked == "der":
-            pairs.sort(key=lambda pair: bool(flags(pair[0])))
+            pairs.sort(key=lambda pair: spoilt(pair[0]))
     if form == "csv":
         names = columns or (*COLUMNS, "flags")
         return to_csv(names, [[flags(r) if name == "flags" else r[name] for name in names] for r, _ in pairs])
@@ -219,17 +230,18 @@ def notes(
         )
     if intervals:
         found.append("[ ]: 95 % interval of the mean on as many tests as one victim has; victims share their tests")
-    said = {flag.partition(" lost")[0] for r in records for flag in flags(r).split(", ")}
+    said = ", ".join(map(flags, records))
     budget = f"fell by more than {100 * bounds.class_budget:g} points"
     for words, meaning in (
         (NOT_PLANTED, f"ASR before below {100 * bounds.planted:g} %, so that there is nothing to clean; a group of its own"),
         (CLASS_LOST, f"utility on the target class {budget}: an ASR of such a model says nothing; k/n: in so many rows"),
         (UTILITY_LOST, f"utility {budget}"),
+        (UNSEPARATED, f"what the filter takes for poison lies less than {SEPARATED:g} apart from the rest, a guess"),
     ):
-        if words.partition(" lost")[0] in said:
+        if words in said:
             found.append(f"{words}: {meaning}")
-    if asked == "der" and any(flags(r) for r in records):
-        found.append("sorted by DER with the flagged last, which it cannot tell from clean models")
+    if asked == "der" and any(map(spoilt, records)):
+        found.append("sorted by DER, with what did not plant or lost a class or utility last: the DER takes it for clean")
     return found
 
 
@@ -241,8 +253,8 @@ def others(rows: pa.Table) -> list[str]:
 
 
 def query(rows: pa.Table, sql: str, form: str = "text", bounds: Bounds = USUAL) -> str:
-    """The answer of DuckDB to one SELECT over the table `rows`, which also has the columns `planted`, `class_lost` and
-    `utility_lost`. Raises BadInput: see `select`."""
+    """The answer of DuckDB to one SELECT over the table `rows`, which also has the columns `planted`, `class_lost`,
+    `utility_lost` and `unseparated`. Raises BadInput: see `select`."""
     table = select(marked(rows, bounds), sql)
     heads = table.column_names
     columns = [_values(name, column) for name, column in zip(heads, table.columns, strict=True)]

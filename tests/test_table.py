@@ -141,6 +141,21 @@ class TestGroups:
         (record,) = table.groups(to_table([make_row(utility_after=0.69)]))
         assert record["utility_lost"] == 1
 
+    def test_a_filter_that_saw_no_two_groups_is_flagged(self) -> None:
+        rows = [make_row({"seed": s}, separation=v) for s, v in enumerate((0.79, 0.8, float("nan")))]
+        (record,) = table.groups(to_table(rows))
+        assert (record["n"], record["unseparated"], table.flags(record)) == (3, 1, "not separated 1/3")
+        text = table.render(to_table(rows))
+        assert "not separated 1/3" in text
+        assert "not separated: what the filter takes for poison lies less than 0.8 apart" in text
+        assert "class lost:" not in text
+
+    def test_by_the_der_a_filters_guess_is_no_cheat(self) -> None:
+        rows = to_table([make_row({"defense": "advrbd"}, asr_after=0.0, separation=0.7), make_row({"defense": "clp"})])
+        lines = table.render(rows, sort="-der").splitlines()
+        assert [line.split()[1] for line in lines[4:6]] == ["advrbd", "clp"]
+        assert "sorted by DER" not in table.render(rows, sort="-der")
+
     def test_intervals_by_hand(self) -> None:
         """Wilson: of 0 of 30 at most 11.35 %, of 15 of 30 from 33.15 to 66.85; Newcombe 1998 gives the first."""
         rows = to_table(
