@@ -14,6 +14,7 @@ from bdray.layout import align, page, percent, to_csv
 from bdray.objective import KINDS, Objective, front
 from bdray.picture import check_name, save
 from bdray.spec import BadInput, Config, key_of, unknown
+from bdray.table import numbered, used
 from bdray.trials import Trial
 from bdray.validity import CLASS_LOST, UTILITY_LOST, Bounds, mean, size
 
@@ -250,12 +251,13 @@ def render(found: Best, count: int, form: str) -> str:
         return to_csv(COLUMNS, [[record[name] for name in COLUMNS] for record in shown])
     columns = [name for name in COLUMNS[4:-2] if any(record[name] is not None for record in found.settings)]
     flagged = any(record["flags"] for record in shown)
+    short, fields = numbered(record["setting"] for record in found.settings)
     heads = ["rank", "setting", "n", *(found.aim.proxy if name == "proxy" else HEADS[name] for name in columns), "front"]
     heads += ["flags"] if flagged else []
     lines = [
         [
             str(record["rank"]),
-            record["setting"],
+            short[record["setting"]],
             size(record["counts"]),
             *(percent(record[name]) for name in columns),
             "*" if record["front"] else "",
@@ -264,7 +266,8 @@ def render(found: Best, count: int, form: str) -> str:
         for record in shown
     ]
     text = align(heads, lines, form, ["right", "left"] + ["right"] * (len(columns) + 1) + ["left"] * (1 + flagged), 2)
-    below = [f"not ranked: {found.incomplete} not judged on every victim"] if found.incomplete else []
+    below = used(fields, lines)
+    below += [f"not ranked: {found.incomplete} not judged on every victim"] if found.incomplete else []
     below += found.notes
     if flagged:
         budget = 100 * _as(found.aim, "oracle").of_a_class
@@ -330,6 +333,7 @@ def leave_out(rows: Sequence[Mapping[str, Any]], trials: Sequence[Trial], aim: O
             f"--leave-out {path}: the victims that planted have one value of it, {next(iter(values.values()))}, expected "
             "at least two: one is left out, and the choice is made on the others; name a path in which they differ"
         )
+    short, fields = numbered(names)
     found = []
     for value in sorted(set(values.values())):
         inside = [[row for row in panel if values[row["victim"]] == value] for panel in panels]
@@ -350,6 +354,8 @@ def leave_out(rows: Sequence[Mapping[str, Any]], trials: Sequence[Trial], aim: O
             {
                 **{name: record[name] for name in ("setting", "n", "counts", "utility_after", "asr_after", "flags")},
                 "left_out": value,
+                "label": short[names[chosen]],
+                "fields": fields.get(short[names[chosen]], ""),
                 "chosen_by": scores[chosen],
                 "score": None if math.isnan(own[chosen]) else own[chosen],
                 "rank": None if math.isnan(own[chosen]) else 1 + sum(score > own[chosen] for score in ranked),
@@ -396,7 +402,7 @@ def render_left_out(found: Sequence[Mapping[str, Any]], aim: Objective, path: st
     lines = [
         [
             record["left_out"],
-            record["setting"],
+            record["label"],
             size(record["counts"]),
             *(percent(record[name]) for name in ("chosen_by", "score")),
             "" if record["rank"] is None else f"{record['rank']} of {record['of']}",
@@ -411,7 +417,8 @@ def render_left_out(found: Sequence[Mapping[str, Any]], aim: Objective, path: st
         "nothing was chosen; score: by the objective there; best ASR: of the setting that the oracle would choose there"
     )
     aligns = ["left", "left", *["right"] * 9, *["left"] * flagged]
-    return page(form, [*head(aim)[:1], about, *head(aim)[1:]], align(heads, lines, form, aligns, 2))
+    said = used({record["label"]: record["fields"] for record in found if record["fields"]}, lines)
+    return page(form, [*head(aim)[:1], about, *head(aim)[1:]], align(heads, lines, form, aligns, 2), said)
 
 
 def draw(found: Best, path: Path) -> None:

@@ -63,10 +63,10 @@ COLUMNS = (
         )
     ),
 )
-"""Of the CSV. `n`: rows, of so many `victims`; `class_lost`, `utility_lost` and `unseparated`: how many of these rows are so; the
-counts of tests are the least of any row. Of each score: the mean over the victims, of each of which the seeds of the defense are
-averaged first; `_spread`, the sample standard deviation over the victims, from three on; `_least` and `_most` of any row; `_low`
-and `_high`, the 95 % interval of the mean at that number of tests."""
+"""Of the CSV. `n`: rows, of so many `victims`; `class_lost`, `utility_lost` and `unseparated`: how many of these rows are so;
+the counts of tests are the least of any row. Of each score: the mean over the victims, of each of which the seeds of the
+defense are averaged first; `_spread`, the sample standard deviation over the victims, from three on; `_least` and `_most` of
+any row; `_low` and `_high`, the 95 % interval of the mean at that number of tests."""
 
 
 def flat(config: Config, path: str = "") -> dict[str, Any]:

@@ -177,19 +177,27 @@ def legend(records: list[dict[str, Any]]) -> tuple[dict[str, str], list[dict[str
     fields_of: dict[str, str] = {}
     texts: list[dict[str, str]] = [{} for _ in records]
     for label in LABELS:
-        short: dict[str, str] = {}
-        counts = Counter[str]()
-        for whole in sorted({record[label] for record in records}, key=_natural):
-            match = _NAMED.fullmatch(whole)
-            name, fields = match.groups() if match else (whole, None)
-            short[whole] = name
-            if fields:
-                counts[name] += 1
-                short[whole] = f"{name} #{counts[name]}"
-                fields_of[short[whole]] = fields
+        short, fields = numbered(record[label] for record in records)
+        fields_of |= fields
         for record, text in zip(records, texts, strict=True):
             text[label] = short[record[label]]
     return fields_of, texts
+
+
+def numbered(labels: Iterable[str]) -> tuple[dict[str, str], dict[str, str]]:
+    """Of each label its name, with a number where fields follow it; and the fields by the former."""
+    short: dict[str, str] = {}
+    fields_of: dict[str, str] = {}
+    counts = Counter[str]()
+    for whole in sorted(set(labels), key=_natural):
+        match = _NAMED.fullmatch(whole)
+        name, fields = match.groups() if match else (whole, None)
+        short[whole] = name
+        if fields:
+            counts[name] += 1
+            short[whole] = f"{name} #{counts[name]}"
+            fields_of[short[whole]] = fields
+    return short, fields_of
 
 
 def _natural(text: str) -> list[tuple[bool, float, str]]:

@@ -124,6 +124,20 @@ def test_forms() -> None:
     assert best.render(ranked(), 9, "markdown").count("\n|") == 5
 
 
+def test_settings_are_numbered_as_in_the_table() -> None:
+    """By the values of their fields, whatever their rank; the legend has those that are shown."""
+    text = best.render(ranked(), 2, "text")
+    assert [line.split()[:3] for line in text.splitlines()[4:6]] == [["1", "nft", "#2"], ["2", "nft", "#1"]]
+    assert "nft #1: lr=0.1\nnft #2: lr=0.2" in text
+    assert "nft #3" not in text
+    found = best.leave_out(to_table(rows()).to_pylist(), (), Objective(kind="oracle", budget=0.25), "attack")
+    text = best.render_left_out(found, Objective(kind="oracle", budget=0.25), "attack", "text")
+    assert text.count("nft #3") == 3  # the setting that is best on either attack, and the legend
+    assert text.endswith("nft #3: lr=0.3")
+    (line, *_) = csv.DictReader(io.StringIO(best.render(ranked(), 9, "csv")))
+    assert line["setting"] == "nft lr=0.2"
+
+
 FILTERS = {
     # partition rate: (attack, ASR after, kept, flagged)
     0.1: [("badnets", 0.2, 0.9, 0.3), ("blend", 0.2, 0.7, 0.3)],
