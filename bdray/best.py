@@ -9,11 +9,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from bdray.groups import flat, labels
+from bdray.groups import flat, identity, labels
 from bdray.layout import align, page, percent, to_csv
 from bdray.objective import KINDS, Objective, front
 from bdray.picture import check_name, save
-from bdray.spec import BadInput, Config, key_of, unknown
+from bdray.spec import BadInput, key_of, unknown
 from bdray.table import numbered, used
 from bdray.trials import Trial
 from bdray.validity import CLASS_LOST, UTILITY_LOST, Bounds, mean, size
@@ -130,21 +130,11 @@ def _panels(
         return panels, len(trials) - len(panels)
     groups: dict[str, list[Mapping[str, Any]]] = {}
     for row in counted:
-        defense = {name: value for name, value in _identity(row)["defense"].items() if name != "seed"}
+        defense = {name: value for name, value in identity(row)["defense"].items() if name != "seed"}
         groups.setdefault(key_of(defense), []).append(row)
     victims = {row["victim"] for row in counted}
     whole_groups = [group for group in groups.values() if {row["victim"] for row in group} == victims]
     return whole_groups, len(groups) - len(whole_groups)
-
-
-def _identity(row: Mapping[str, Any]) -> Config:
-    """What tells a row's experiment from others: rows of two versions of bdray show one setting."""
-    config: Config = json.loads(row["spec"])
-    if key_of(config) != row["key"]:  # it has fields that came later: only then is the experiment, and torch with it, needed
-        from bdray.experiment import Experiment
-
-        return Experiment.identity_of(config)
-    return config
 
 
 def _as(aim: Objective, kind: str) -> Objective:

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from bdray import panels
-from bdray.groups import LABELS, labels
+from bdray.groups import LABELS, identity, labels
 from bdray.layout import align, page, percent, to_csv
 from bdray.picture import check_name, save
 from bdray.spec import BadInput, Config, unknown
@@ -99,7 +99,7 @@ def figure(kind: str, rows: pa.Table, store: Store) -> Figure:
         raise BadInput(
             f"no finished row of the defense {DEFENSE!r} among {len(rows)} rows; run one with `bdray run defense={DEFENSE}`"
         )
-    return KINDS[kind]([{**row, "config": json.loads(row["spec"])} for row in mine], store)
+    return KINDS[kind]([{**row, "config": identity(row)} for row in mine], store)
 
 
 def auroc(low: Sequence[float] | np.ndarray, high: Sequence[float] | np.ndarray) -> float | None:

@@ -2,13 +2,13 @@
 rest on, and what speaks against them. Imports no torch."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from bdray.spec import Config
+from bdray.spec import Config, key_of
 from bdray.validity import (
     CLASS_LOST,
     FEW,
@@ -76,6 +76,19 @@ def flat(config: Config, path: str = "") -> dict[str, Any]:
         here = path if key == "name" and path else f"{path}.{key}" if path else key
         out |= flat(value, here) if isinstance(value, dict) else {here: value}
     return out
+
+
+def identity(row: Mapping[str, Any]) -> Config:
+    """What tells a row's experiment from others: rows of two versions of bdray show one setting."""
+    config: Config = json.loads(row["spec"])
+    return config if key_of(config) == row["key"] else _without_later(config)
+
+
+def _without_later(config: Config) -> Config:
+    """Without the fields that came later and do what was done before; only the classes, with torch, know which."""
+    from bdray.experiment import Experiment
+
+    return Experiment.identity_of(config)
 
 
 def groups(rows: pa.Table, bounds: Bounds = USUAL) -> list[dict[str, Any]]:
@@ -174,6 +187,11 @@ def spoilt(record: Mapping[str, Any]) -> bool:
 
 def labels(configs: list[Config]) -> list[dict[str, str]]:
     """Of each experiment the names of its parts, and the fields in which it differs from others of the same name."""
+    shapes: dict[Any, set[frozenset[str]]] = {}
+    for place, fields in (shape for config in configs for shape in _shapes(config)):
+        shapes.setdefault(place, set()).add(fields)
+    if any(len(found) > 1 for found in shapes.values()):  # of one member, hence of two versions
+        configs = [_without_later(config) for config in configs]
     out: list[dict[str, str]] = [{} for _ in configs]
     for label, heads in {"victim": ("task", "training"), "attack": ("attack",), "defense": ("defense",)}.items():
         texts = [json.dumps([config.get(head) for head in heads]) for config in configs]
@@ -183,6 +201,14 @@ def labels(configs: list[Config]) -> list[dict[str, str]]:
         for record, text in zip(out, texts, strict=True):
             record[label] = names[text]
     return out
+
+
+def _shapes(config: Config, path: str = "") -> Iterator[tuple[tuple[str, Any], frozenset[str]]]:
+    """Of each group of fields its place and the member's name, and which fields there are."""
+    yield (path, config.get("name")), frozenset(config)
+    for field, value in config.items():
+        if isinstance(value, dict):
+            yield from _shapes(value, f"{path}.{field}")
 
 
 def _part(label: str, config: Config) -> tuple[str, dict[str, Any]]:

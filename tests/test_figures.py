@@ -3,7 +3,9 @@
 import csv
 import io
 import itertools
+import json
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import pytest
 from PIL import Image
 
 from bdray.__main__ import main
-from bdray.experiment import run
+from bdray.experiment import Experiment, run
 from bdray.figures import AT_MOST, KINDS, Figure, auroc, figure
 from bdray.results import CURVES, Row
 from bdray.spec import BadInput
@@ -205,6 +207,19 @@ class TestRates:
             put(store, lr=0.01 + number / 1000)
         with pytest.raises(BadInput, match=rf"got {AT_MOST + 1} groups.*at most {AT_MOST}.*path=value"):
             of("rates", store)
+
+
+def test_rows_of_two_versions_are_one_group(store: Store) -> None:
+    """The spec of the older row lacks fields that came later."""
+    for seed in (0, 1):
+        row = make_row({"seed": seed, "defense": quick("advrbd")}, sweep="s")
+        spec = json.loads(row.spec)
+        if seed:
+            del spec["defense"]["isolate"], spec["defense"]["unlearn_by"]
+        key = Experiment.of(spec).key()
+        store.put_row(replace(row, spec=json.dumps(spec, sort_keys=True), key=key))
+        put_curve(store, replace(row, key=key), [("truth", 1, "utility", 0.5)])
+    assert {record["group"] for record in of("enhancement", store).records} == {"blend"}
 
 
 def test_csv_holds_all_digits(store: Store) -> None:

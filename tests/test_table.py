@@ -6,6 +6,7 @@ import json
 import math
 import re
 import statistics
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from bdray.results import Row, setting_of, to_table
 from bdray.spec import BadInput, key_of
 from bdray.validity import Bounds, interval
 from tests.test_store import NOON
-from tests.tiny import tiny_config
+from tests.tiny import quick, tiny_config
 
 
 def make_row(changes: dict[str, Any] | None = None, **values: Any) -> Row:
@@ -149,6 +150,19 @@ class TestGroups:
         assert "not separated 1/3" in text
         assert "not separated: what the filter takes for poison lies less than 0.8 apart" in text
         assert "class lost:" not in text
+
+    def test_a_field_that_came_later_is_no_difference(self) -> None:
+        """The older row's spec lacks what the newer one's spells out."""
+        rows = []
+        for rate in (0.1, 0.2):
+            row = make_row({"defense": quick("advrbd", partition_rate=rate)})
+            spec = json.loads(row.spec)
+            assert (spec["defense"].pop("isolate"), spec["defense"].pop("unlearn_by")) == ("argmax", "ascent")
+            rows.append(replace(row, spec=json.dumps(spec)) if rate == 0.1 else row)
+        assert [r["defense"] for r in table.groups(to_table(rows))] == [
+            "advrbd partition_rate=0.1",
+            "advrbd partition_rate=0.2",
+        ]
 
     def test_by_the_der_a_filters_guess_is_no_cheat(self) -> None:
         rows = to_table([make_row({"defense": "advrbd"}, asr_after=0.0, separation=0.7), make_row({"defense": "clp"})])
