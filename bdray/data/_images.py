@@ -75,7 +75,7 @@ class Images(Data):
 def subfolders(folder: Path) -> list[Path]:
     """The folders in a folder, sorted by name, without hidden ones, those that start with an underscore, and links to folders
     that the folder itself is in."""
-    return [Path(entry.path) for entry in _entries(folder) if not _skips(entry) and entry.is_dir() and not _is_above(entry)]
+    return [Path(entry.path) for entry in _entries(folder) if not _skips(entry) and _is_dir(entry) and not _is_above(entry)]
 
 
 def skipped_folders(folder: Path) -> list[str]:
@@ -83,13 +83,13 @@ def skipped_folders(folder: Path) -> list[str]:
     found = []
     for entry in _entries(folder):
         if not entry.name.startswith("."):
-            if entry.is_dir() and _is_above(entry):
+            if _is_dir(entry) and _is_above(entry):
                 found.append(f"the link {entry.path}, which leads to a folder above it")
-            elif entry.is_dir() and _skips(entry) and image_files(Path(entry.path)):
+            elif _is_dir(entry) and _skips(entry) and image_files(Path(entry.path)):
                 found.append(f"the folder {entry.path}, whose name starts with an underscore")
             elif entry.is_symlink() and not os.path.exists(entry.path):
                 found.append(f"the link {entry.path}, which leads nowhere")
-            elif entry.is_file() and entry.name.lower().endswith(EXTENSIONS):
+            elif _is_file(entry) and entry.name.lower().endswith(EXTENSIONS):
                 found.append(f"the image {entry.path}, which is in no class folder")
     return found
 
@@ -112,7 +112,7 @@ def images_and_skipped(folder: Path) -> tuple[list[Path], list[str]]:
             name = entry.name.lower()
             if name.startswith("."):
                 continue
-            if entry.is_dir():
+            if _is_dir(entry):
                 if _is_above(entry, *jumps):
                     skipped.append(f"the link {entry.path}, which leads to a folder above it")
                 elif _skips(entry):
@@ -121,7 +121,7 @@ def images_and_skipped(folder: Path) -> tuple[list[Path], list[str]]:
                     jumps_then = (*jumps, os.path.realpath(here)) if entry.is_symlink() else jumps
                     left.append((entry.path, jumps_then))
             elif name.endswith(EXTENSIONS):
-                if not entry.is_file():
+                if not _is_file(entry):
                     raise BadInput(f"the image {entry.path} is a link to nothing, a pipe or a device; remove or mend it")
                 found.append((here, entry.name))
             elif name.endswith(UNREAD):
@@ -139,6 +139,22 @@ def _entries(folder: Path | str) -> list[os.DirEntry[str]]:
             return sorted(entries, key=lambda entry: entry.name)
     except OSError as error:
         raise BadInput(f"cannot read the folder {folder} ({error.strerror}); make it readable, or move it away") from None
+
+
+def _is_dir(entry: os.DirEntry[str]) -> bool:
+    """Whether it is a folder, or leads to one; a link to itself, or to where nobody may look, is no folder and raises nothing."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    """The same of a file."""
+    try:
+        return entry.is_file()
+    except OSError:
+        return False
 
 
 def _skips(entry: os.DirEntry[str]) -> bool:

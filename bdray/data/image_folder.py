@@ -15,9 +15,9 @@ from bdray.wording import quoted
 
 class ImageFolder(Images):
     """Classes are the sorted names of the class folders; images in folders below a class folder belong to that class. Hidden
-    files and folders are skipped without a word, as torchvision does not; folders that start with an underscore, links to a
-    folder that they lie in, and images in other formats or in no class folder with one. What several images have in common (a
-    film, a person) is not known here: `held` and `limit` take them one by one."""
+    files and folders, which torchvision reads, are skipped without a word. A warning names what else is skipped: folders that
+    start with an underscore, links to a folder that they lie in, images in other formats or in no class folder. What several
+    images have in common (a film, a person) is not known here: `held` and `limit` take them one by one."""
 
     unit: ClassVar[str] = "a file"
     home: ClassVar[str] = "no one place: these are your own images"

@@ -95,6 +95,16 @@ def test_a_class_whose_link_leads_nowhere_is_told(pets: Path) -> None:
     assert "train/eel, which leads nowhere" in told(pets)
 
 
+def test_a_link_to_itself_is_no_folder_and_no_image(pets: Path) -> None:
+    (pets / "train/eel").symlink_to("eel")
+    (pets / "train/cat/loop").symlink_to("loop")
+    assert "train/eel, which leads nowhere" in told(pets)
+    (pets / "train/eel").unlink()
+    (pets / "train/cat/9.png").symlink_to("9.png")
+    with pytest.raises(BadInput, match=r"cat/9\.png is a link to nothing"):
+        read(pets)
+
+
 def test_links_that_lead_to_each_other_have_an_end(pets: Path) -> None:
     (pets / "train/cat/other").symlink_to("../dog")
     (pets / "train/dog/other").symlink_to("../cat")
