@@ -100,7 +100,7 @@ class _Parser(argparse.ArgumentParser):
 def _parse(words: list[str] | None) -> argparse.Namespace:
     """Words may stand before, between and after options, which argparse alone does not allow in a subcommand."""
     parser, commands = _parser()
-    words = sys.argv[1:] if words is None else words
+    words = _with_sort(sys.argv[1:] if words is None else words)
     if not words:
         return argparse.Namespace(command=_help, store="")
     if words[0][:1] != "-" and words[0] not in commands.choices:
@@ -116,6 +116,17 @@ def _parse(words: list[str] | None) -> argparse.Namespace:
     if rest:
         options.words += rest
     return options
+
+
+def _with_sort(words: list[str]) -> list[str]:
+    """With `--sort=-der` in place of `--sort -der`, in which argparse takes the column for an option."""
+    found: list[str] = []
+    for word in words:
+        if found[-1:] == ["--sort"] and re.fullmatch("-[a-z][a-z_]+", word):
+            found[-1] = f"--sort={word}"
+        else:
+            found.append(word)
+    return found
 
 
 def _help(options: argparse.Namespace) -> None:
@@ -181,7 +192,7 @@ def _parser() -> tuple[argparse.ArgumentParser, Any]:
     )
     show.add_argument("words", nargs="*", metavar="path=value", help="only these rows, e.g. attack=blend task.data=cifar10")
     show.add_argument("--sweep", help="only this sweep's rows")
-    show.add_argument("--sort", metavar="COLUMN", help="by a column, e.g. asr_after; with a leading - the largest first")
+    show.add_argument("--sort", metavar="COLUMN", help="by a column, e.g. asr_after, or -der for the largest first")
     _add_forms(show, "full precision, spread in columns of its own")
     what = show.add_mutually_exclusive_group()
     what.add_argument("--columns", metavar="A,B", help="these, by the names in the CSV, e.g. attack,defense,asr_after")
@@ -463,19 +474,15 @@ def _best(options: argparse.Namespace) -> None:
     rows = store.rows(options.sweep).to_pylist()
     if not rows:
         raise BadInput(f"no rows of the sweep {options.sweep!r} in the store {store.uri!r}; run it with `bdray sweep`")
+    tried = trials(store, options.sweep)
     if options.leave_out:
-        left = best.leave_out(rows, trials(store, options.sweep), aim, options.leave_out)
+        left = best.leave_out(rows, tried, aim, options.leave_out)
         say(best.render_left_out(left, aim, options.leave_out, _form(options)))
         return
     try:
-        tried = trials(store, options.sweep)
-        if options.leave_out:
-            left = best.leave_out(rows, tried, aim, options.leave_out)
-            say(best.render_left_out(left, aim, options.leave_out, _form(options)))
-            return
         found = best.best(rows, tried, aim)
     except best.Unrankable:
-        if options.by or options.leave_out:
+        if options.by:
             raise
         # A grid measures no proxies: what is left to rank by is the truth, and the table says so.
         complain(f"warning: no row has the proxy {aim.proxy!r}, which a defender needs; ranked by the oracle, which none has")

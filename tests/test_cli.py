@@ -14,6 +14,7 @@ import bdray
 from bdray.__main__ import main
 from bdray.results import spec_of
 from bdray.store import Store
+from tests.test_table import make_row
 
 QUICK = ["task.data=miniature", "task.model.width=4", "training.epochs=1", "defense.steps=2", "defense.shots=1"]
 
@@ -67,6 +68,17 @@ def test_table_formats(cli) -> None:
     assert cli("table", "--sql", "SELECT count(*) AS rows FROM rows", "--csv")[1].split() == ["rows", "1"]
     assert cli("table", "attack=blend")[0] == 0
     assert cli("table", "--sort", "asr_after")[0] == 0
+
+
+def test_a_column_to_sort_by_may_start_with_a_dash(cli, tmp_path: Path) -> None:
+    store = Store(str(tmp_path / "store"))
+    for seed, asr in enumerate((0.1, 0.3)):
+        store.put_row(make_row({"training": {"epochs": 1 + seed}}, asr_after=asr))
+    for words in (["--sort", "-asr_after"], ["--sort=-asr_after"]):
+        status, out, _ = cli("table", *words, "--csv", "--columns", "asr_after")
+        assert (status, out.split()) == (0, ["asr_after", "0.3", "0.1"])
+    assert "no column named 'asr_aftr'" in cli("table", "--sort", "-asr_aftr")[2]
+    assert "argument --sort: expected one argument" in cli("table", "--sort", "--csv")[2]
 
 
 def test_list_names_every_member(cli) -> None:
