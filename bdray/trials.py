@@ -2,6 +2,7 @@
 a trial says which of them belong together, and whether a scheduler stopped it before all were run."""
 
 import json
+import math
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -80,9 +81,16 @@ def trial(store: Store, path: str) -> Trial | None:
     try:
         (record,) = table.cast(SCHEMA).to_pylist()
         setting, cells = json.loads(record["setting"]), json.loads(record["cells"])
-        if record["state"] not in STATES or not isinstance(setting, dict) or not all(isinstance(cell, str) for cell in cells):
+        if record["state"] not in STATES or not isinstance(setting, dict) or not isinstance(cells, list):
             raise ValueError("it has no state, no setting or no cells")
-        return Trial(**{**record, "setting": setting, "cells": cells})
+        if not all(isinstance(text, str) for text in (record["key"], record["sweep"], record["objective"], *cells)):
+            raise ValueError("a name in it is no text")
+        if not all(isinstance(record[name], int) and record[name] >= 0 for name in ("step", "steps")):
+            raise ValueError("it does not say how far it was")
+        scores = {name: record[name] for name in ("value", "utility", "left") if record[name] == record[name]}
+        if any(math.isinf(score) for score in scores.values() if score is not None):
+            raise ValueError("a score in it is infinite")
+        return Trial(**{**record, "value": None, "utility": None, "left": None, **scores, "setting": setting, "cells": cells})
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         found: Trial | None = store.files.damaged(path, f"is no trial ({first_line(error)})")
         return found

@@ -18,6 +18,7 @@ import pytest
 import torch
 from safetensors.torch import load, save
 
+from bdray import trials as trial_files
 from bdray.__main__ import main
 from bdray.claims import LEASE, Claims
 from bdray.experiment import run
@@ -28,6 +29,7 @@ from bdray.seal import MARK, ROWS, note_of
 from bdray.spec import BadInput
 from bdray.store import DamagedFile, Store
 from bdray.storekeeping import check
+from bdray.trials import Trial, put_trial
 from bdray.wording import printable
 from tests.test_store import files, keyed, make_row, named
 from tests.tiny import tiny
@@ -80,6 +82,33 @@ class TestFlippedBits:
                 found = store.rows()
                 # Without its mark a file is an older one, whose values are what they are.
                 assert found.equals(table) if at in mark else not len(found), at
+
+    @pytest.mark.parametrize(
+        "values",
+        [
+            *({name: None} for name in ("key", "sweep", "state", "step", "steps", "objective", "setting", "cells")),
+            {"state": "won"},
+            {"step": -1},
+            {"value": float("inf")},
+            {"setting": "[1]"},
+            {"setting": "[" * 100_000},
+            {"cells": '"abc"'},
+            {"cells": '{"abc": 1}'},
+            {"cells": "[1]"},
+            {"cells": "NaN"},
+        ],
+    )
+    def test_a_forged_trial_is_none(self, store: Store, values: dict[str, Any]) -> None:
+        good: dict[str, Any] = {"key": "a", "sweep": "s", "state": "finished", "steps": 1, "step": 1, "objective": "o"}
+        put_trial(store, Trial(**{**good, "setting": {"lr": 0.1}, "cells": ["c"], "value": float("nan")}))
+        table = store.files.table("searches/s/a.parquet")
+        assert table is not None
+        (record,) = table.to_pylist()
+        store.files.put_table("searches/s/b.parquet", pa.Table.from_pylist([{**record, **values}], trial_files.SCHEMA))
+        store.files.put_table("searches/s/c.parquet", pa.table({"key": ["c"]}))
+        with pytest.warns(DamagedFile, match="is no trial"):
+            (found,) = trial_files.trials(store, "s")
+        assert (found.key, found.value) == ("a", None)
 
     def test_in_tables_and_trials(self, store: Store) -> None:
         store.put_table("masks", "k", pa.table({"mask": [0.25, 0.5]}))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import os
 import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -266,6 +267,14 @@ class TestHonest:
         assert [t.state for t in trials] == [TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL]
         assert trials[0].value == 0.4
 
+    def test_a_setting_outside_of_the_domains_that_there_are_now_stops_nothing(self, told: Told) -> None:
+        """The sweep's file was changed, or the trial's file forged."""
+        for setting in ({**SETTING, "defense.lr": 0.9}, {**SETTING, "defense.bn": "other"}, {**SETTING, "defense.lr": "x"}):
+            told.honest._add(setting, report(2, 0.5), "finished")
+        told.honest._add(SETTING, {**report(2, 0.5), "value": None}, "finished")
+        told.honest._add(SETTING, report(2, 0.7), "finished")
+        assert [t.value for t in told.study.trials][3:] == [0.7]
+
     def test_what_was_cut_off_comes_first_and_counts(self, told: Told) -> None:
         first = told.honest.suggest("a")
         assert first is not None
@@ -326,6 +335,15 @@ class TestStudy:
         assert seen.study_name == "s"
         assert [t.values for t in copied.trials] == [[0.9, 0.2], [0.8, 0.0], [0.8, 0.1]]
         assert [t.params for t in copied.trials] == [t.params for t in study.study.trials]
+
+    def test_its_journal_leaves_no_link_in_the_store(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A reader of the store would take one for damage, and a killed search leave it."""
+        monkeypatch.setattr(os, "symlink", lambda *_: pytest.fail("a link"))
+        study = Study(RandomSampler(), "value", "max", Path(store.location()) / "searches" / "s" / "optuna.journal")
+        study.set_search_properties("value", "max", dict(domains(search_of())))
+        study.add(SETTING, {"value": 0.5}, "finished")
+        assert study.copy.study is not None
+        assert len(study.copy.study.trials) == 1
 
     def test_a_journal_that_cannot_be_written_stops_nothing(self, tmp_path: Path) -> None:
         (tmp_path / "searches").write_text("a file where a folder should be")

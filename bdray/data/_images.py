@@ -142,7 +142,7 @@ def _entries(folder: Path | str) -> list[os.DirEntry[str]]:
 
 
 def _is_dir(entry: os.DirEntry[str]) -> bool:
-    """Whether it is a folder, or leads to one; a link to itself, or to where nobody may look, is no folder and raises nothing."""
+    """Whether it is a folder, or leads to one; a link to itself, or to where nobody may look, leads to none."""
     try:
         return entry.is_dir()
     except OSError:

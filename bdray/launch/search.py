@@ -297,12 +297,13 @@ class _Honest(Searcher):
             self.inner.on_trial_complete(trial_id, error=True)
 
     def _add(self, setting: Setting, values: dict[str, Any], state: str) -> None:
-        """Tell the searcher of a trial that it did not suggest; one that cannot be told goes on without."""
-        if isinstance(self.inner, Study):
-            self.inner.add(setting, values, state)
-            return
+        """Tell the searcher of a trial that it did not suggest; a searcher that cannot be told goes on without, and so does one
+        whose space it lies outside of, since the sweep's domains were changed."""
         pruned = state == "stopped" and isinstance(self.inner, OptunaSearch)
-        with contextlib.suppress(NotImplementedError):
+        with contextlib.suppress(NotImplementedError, ValueError, TypeError):
+            if isinstance(self.inner, Study):
+                self.inner.add(setting, values, state)
+                return
             value = values.get("value") if state == "finished" else None
             self.inner.add_evaluated_point(setting, value, error=state != "finished" and not pruned, pruned=pruned)
 

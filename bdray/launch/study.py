@@ -10,7 +10,7 @@ from typing import Any
 import optuna
 from optuna.samplers import BaseSampler
 from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
@@ -54,7 +54,8 @@ class Study(Searcher):
         self.copy.add(self.study.tell(self.asked.pop(trial_id), values, state))
 
     def add(self, setting: dict[str, Any], values: dict[str, Any], state: str) -> None:
-        """Tell of a trial that was not suggested here: its state is one of `STATES`, its values those of a report."""
+        """Tell of a trial that was not suggested here: its state is one of `STATES`, its values those of a report. Raises
+        ValueError for a setting outside of the space."""
         told = [values.get(name) for name in self.metrics]
         seen = {int(values["step"]): told[0]} if state == "stopped" and len(told) == 1 else {}
         result = {"values": told} if state == "finished" else {}
@@ -79,7 +80,8 @@ class _Copy:
             with contextlib.suppress(OSError):
                 journal.parent.mkdir(parents=True, exist_ok=True)
                 journal.unlink(missing_ok=True)
-                storage = JournalStorage(JournalFileBackend(str(journal)))
+                # Optuna's usual lock is a link, and no store has one.
+                storage = JournalStorage(JournalFileBackend(str(journal), JournalFileOpenLock(str(journal))))
                 self.study = optuna.create_study(
                     storage=storage, study_name=journal.parent.name, directions=study.directions, sampler=study.sampler
                 )
