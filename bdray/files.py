@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyarrow import fs
 
@@ -243,6 +244,11 @@ class Files:
             if note is None:
                 self.bare.add(path)
             with pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True) as file:
+                texts = [field.name for field in file.schema_arrow if _is_text(field.type)]
+                if note is not None or file.metadata.num_rows <= 1:
+                    return read(file, note)
+            # As a dictionary a text that is repeated is one, and what it would take is known before it is written out.
+            with pq.ParquetFile(pa.BufferReader(data), read_dictionary=texts, page_checksum_verification=True) as file:
                 return read(file, note)
 
         return self.parsed(path, parse, UNREADABLE)
@@ -333,11 +339,24 @@ def _in_parts(file: pq.ParquetFile, columns: list[str] | None) -> pa.Table:
     """What many rows take is known only when they are read."""
     batches, size, seen, rows = [], 0, 0, file.metadata.num_rows
     for batch in file.iter_batches(AT_A_TIME, columns=columns, use_threads=rows > 1000):
-        batches.append(_plain(batch))
-        size, seen = size + batches[-1].nbytes, seen + len(batch)
+        size, seen = size + sum(map(_size, batch.columns)), seen + len(batch)
         if size > MOST + MOST_A_ROW * seen:
-            raise pa.ArrowInvalid(f"takes more than {size >> 20} MiB of memory for {seen} of its {rows} rows")
+            raise pa.ArrowInvalid(f"takes {size >> 20} MiB of memory for {seen} of its {rows} rows")
+        batches.append(_plain(batch))
     return pa.Table.from_batches(batches) if batches else file.read(columns)
+
+
+def _size(column: pa.Array) -> int:
+    """Bytes that it takes once its values are written out."""
+    if not pa.types.is_dictionary(column.type):
+        return int(column.nbytes)
+    if not _is_text(column.type.value_type):
+        return len(column) * max(1, int(column.dictionary.nbytes))
+    return int(pc.sum(pc.binary_length(column.dictionary).take(column.indices)).as_py() or 0) + column.indices.nbytes
+
+
+def _is_text(of: pa.DataType) -> bool:
+    return of in (pa.string(), pa.large_string(), pa.binary(), pa.large_binary())
 
 
 def _plain(batch: pa.RecordBatch) -> pa.RecordBatch:

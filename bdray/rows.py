@@ -183,7 +183,7 @@ def _check_keys(file: pq.ParquetFile) -> None:
     """Raise ArrowInvalid where one comes twice, as in no file that bdray writes: a small one may repeat a row without end."""
     seen, count = set(), 0
     for batch in file.iter_batches(AT_A_TIME, columns=["key"]):
-        seen.update(batch.column(0).to_pylist())
+        seen.update(pc.unique(batch.column(0)).to_pylist())
         count += len(batch)
         if len(seen) < count:
             raise pa.ArrowInvalid("has a key twice")

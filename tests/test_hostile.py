@@ -253,14 +253,15 @@ class TestRows:
         store.files.put("rows/runs.old.parquet", sink.getvalue())
         assert len(store.rows()) == 1
 
-    @pytest.mark.parametrize("distinct", [False, True])
-    def test_a_small_file_that_is_gigabytes(self, store: Store, distinct: bool) -> None:
-        count = 200_000
+    @pytest.mark.parametrize(
+        ("distinct", "count", "long"), [(False, 200_000, 40_000), (True, 200_000, 40_000), (True, 3000, 2**20)]
+    )
+    def test_a_small_file_that_is_gigabytes(self, store: Store, distinct: bool, count: int, long: int) -> None:
         table = to_table([make_row("f")])
         columns = {name: pa.repeat(table[name][0], count) for name in ("key", "spec", "status")}
         if distinct:
             columns["key"] = pa.array([f"{at:016x}" for at in range(count)])
-        columns["error"] = pa.DictionaryArray.from_arrays(pa.array(np.zeros(count, np.int32)), pa.array(["x" * 40_000]))
+        columns["error"] = pa.DictionaryArray.from_arrays(pa.array(np.zeros(count, np.int32)), pa.array(["x" * long]))
         sink = pa.BufferOutputStream()
         pq.write_table(pa.table(columns), sink, use_dictionary=["error"], store_schema=False)
         store.files.put("rows/s.0.parquet", sink.getvalue())
