@@ -33,6 +33,7 @@ from bdray.store import Store
 from bdray.task import Task
 from bdray.training import ALONE, Team, Training, fit, place, unlike
 from bdray.truth import Look, Truth
+from bdray.wording import shortened
 
 
 class Experiment(Spec):
@@ -260,6 +261,8 @@ def _attack_of(state: dict[str, Tensor], experiment: Experiment, store: Store, r
     return patterns, Poison(*(state[name] for name in Poison._fields))
 
 
+ERROR = 20_000
+"""Characters of a reason in a row."""
 LOOKED_AT = 2000
 """Test samples on which a model on the way of a defense is judged: evenly spaced test samples."""
 
@@ -441,8 +444,9 @@ class _Curve:
 
 
 def unfinished_row(experiment: Experiment, sweep: str, status: str, error: str) -> Row:
-    """The row of an experiment that was skipped or failed."""
-    return _row(experiment, sweep, status=status, error=error)
+    """The row of an experiment that was skipped, failed or lost; of the reason what a row can hold, which is UTF-8."""
+    text = shortened(error, ERROR).encode("utf-8", "backslashreplace").decode()
+    return _row(experiment, sweep, status=status, error=text)
 
 
 def _row(experiment: Experiment, sweep: str, **values: Any) -> Row:

@@ -150,7 +150,7 @@ def fit(
     model, loss = place(model), loss or task.loss
     samples = Samples(samples.inputs.to(device()), samples.targets.to(device()))
     optimizer = training.optimizer(model.parameters())
-    history = _restore(checkpoint, model, optimizer)
+    history = _restore(checkpoint, model, optimizer, training.epochs)
     decay = f" or the weight decay ({training.weight_decay:g})" if training.weight_decay else ""
     cure = f"lower the lr ({training.lr:g}){decay}"
     for epoch, (mean, seconds) in enumerate(history, start=1):
@@ -205,23 +205,29 @@ def _state(model: nn.Module, optimizer: torch.optim.Optimizer, history: list[tup
     return state
 
 
-def _restore(checkpoint: Checkpoint | None, model: nn.Module, optimizer: torch.optim.Optimizer) -> list[tuple[float, float]]:
-    """Load the last finished epoch, if any; the loss and the seconds so far of each epoch done."""
+def _restore(
+    checkpoint: Checkpoint | None, model: nn.Module, optimizer: torch.optim.Optimizer, most: int
+) -> list[tuple[float, float]]:
+    """Load the last finished epoch, if any, of at most so many; the loss and the seconds so far of each epoch done."""
     found = checkpoint.load() if checkpoint is not None else None
     if found is None:
         return []
     tensors, epochs = found
     weights = {n.removeprefix("model."): t for n, t in tensors.items() if n.startswith("model.")}
     history = tensors.get("history", torch.empty(0))
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    momenta = {f"momentum.{index}": parameter for index, parameter in enumerate(parameters)}
     why = unlike(weights, model.state_dict())
+    why = why or unlike({n: t for n, t in tensors.items() if n in momenta}, {n: p for n, p in momenta.items() if n in tensors})
+    why = why or (f"it is after epoch {epochs} of {most}" if epochs > most else "")
     if why or history.shape != (epochs, 2) or not history.isfinite().all():
         warnings.warn(f"a half-done training does not go on: {why or 'it does not say how far it was'}", stacklevel=2)
         return []
     model.load_state_dict(weights)
-    for index, parameter in enumerate(p for g in optimizer.param_groups for p in g["params"]):
-        if f"momentum.{index}" in tensors:
+    for name, parameter in momenta.items():
+        if name in tensors:
             # A copy in the parameter's own memory layout, as the optimizer itself would have made it.
-            optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(tensors[f"momentum.{index}"])
+            optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(tensors[name])
     return [(loss, seconds) for loss, seconds in history.tolist()]
 
 

@@ -465,3 +465,10 @@ class TestProxies:
         row = of_record(record)
         assert row.proxies == ""
         assert math.isnan(row.held_utility_before)
+
+
+@pytest.mark.parametrize("reason", ["no file 'caf\udce9.png'", "x" * 3_000_000])
+def test_a_reason_that_no_row_holds_is_kept_as_far_as_it_goes(store: Store, reason: str) -> None:
+    store.put_row(unfinished_row(tiny(), "s", "failed", reason))
+    (row,) = store.rows().to_pylist()
+    assert (row["error"][:8], len(row["error"]) < 30_000) == (reason[:8], True)

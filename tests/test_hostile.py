@@ -3,8 +3,10 @@ stops a reader, takes the memory or steers the terminal; and no secret of an URI
 
 import contextlib
 import hashlib
+import io
 import json
 import os
+import pickle
 import random
 import warnings
 from collections.abc import Callable, Iterator
@@ -344,6 +346,27 @@ class TestVictims:
         retold(trained, key, "attack", save({n: t for n, t in load(data).items() if n != "planted"}))
         with pytest.warns(DamagedFile, match="its attack has no planted"):
             assert run(experiment, trained, Path(), again=True).status == "done"
+
+    def test_a_pickle_in_place_of_tensors_is_not_run(self, store: Store, tmp_path: Path) -> None:
+        class Evil:
+            def __reduce__(self) -> tuple[Any, ...]:
+                return os.system, (f"touch {tmp_path / 'ran'}",)
+
+        sink = io.BytesIO()
+        torch.save({"w": Evil()}, sink)
+        store.put_victim("v", {"model": {"w": torch.zeros(1)}}, {"key": "v"})
+        for data in (pickle.dumps({"w": Evil()}), sink.getvalue()):
+            retold(store, "v", "model", data)
+            store.files.put("checkpoints/v.safetensors", data)
+            store.files.put("rows/s/k.a.parquet", data)
+            store.files.put("searches/s/k.parquet", data)
+            with quiet():
+                assert store.victim("v") is None
+                assert store.checkpoint("v").load() is None
+                assert not len(store.rows())
+                assert trial_files.trials(store, "s") == []
+            assert check(store)[1]
+        assert not (tmp_path / "ran").exists()
 
     @pytest.mark.parametrize("epochs", [torch.zeros(3), torch.tensor(-5), torch.tensor(1.0)])
     def test_a_checkpoint_of_no_epochs(self, store: Store, epochs: torch.Tensor) -> None:

@@ -25,6 +25,7 @@ from bdray.launch.search import Past, _Honest, past, unplanted
 from bdray.launch.settings import cells_of, check_search, domains, drawn, members, setting_key
 from bdray.launch.study import Study
 from bdray.objective import Objective, front
+from bdray.proxies import Misfit, Proxy
 from bdray.spec import BadInput
 from bdray.store import Store
 from bdray.trials import Trial, put_trial, trials
@@ -364,6 +365,19 @@ def trial(state: str, value: float | None, step: int = 2, **more: Any) -> Trial:
 
 def report(step: int, value: float) -> dict[str, Any]:
     return {"status": "running", "step": step, "value": value, "utility": value, "left": 0.0}
+
+
+def test_a_panel_that_its_proxy_cannot_measure_is_refused_before_anything_is_launched(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise Misfit("it finds nothing to measure")
+
+    monkeypatch.setattr(Proxy.member("lipschitz"), "check", refuse)
+    sweep = search_of(objective="defender", proxy="lipschitz")
+    with pytest.raises(BadInput, match="the panel of the sweep 's': it finds nothing to measure"):
+        plan(sweep, store, Path())
+    assert plan(search_of(), store, Path()).trials == 4  # the oracle needs none
 
 
 def test_the_past_of_a_search(store: Store) -> None:

@@ -259,6 +259,36 @@ def test_a_training_cut_off_ends_as_one_that_was_not(splits: Splits, stop_after:
     assert kept.epochs == whole.epochs == [1, 2, 3, 4]
 
 
+@pytest.mark.parametrize(
+    ("name", "other", "said"),
+    [
+        ("model.WEIGHT", torch.zeros(7), r"is torch\.float32 \[7\], expected"),
+        ("model.WEIGHT", None, "no tensor"),
+        ("model.evil", torch.zeros(1), "an unknown tensor 'evil'"),
+        ("momentum.0", torch.zeros(1), r"momentum\.0 is torch\.float32 \[1\]"),
+        ("momentum.0", torch.zeros(4, 3, 3, 3, dtype=torch.float64), "momentum.0 is torch.float64"),
+        ("history", None, "it does not say how far it was"),
+        ("history", torch.zeros(1, 2), "it does not say how far it was"),
+        ("history", torch.full((3, 2), math.nan), "it does not say how far it was"),
+        ("epochs", 9, "it is after epoch 9 of 3"),
+    ],
+)
+def test_the_checkpoint_of_another_training_is_not_gone_on_from(splits: Splits, name: str, other: Any, said: str) -> None:
+    """It is whole, and of another experiment: this one begins anew, and ends as though there had been none."""
+    kept = Kept()
+    never = trained(splits, SHORT, checkpoint=kept)
+    name = name.replace("WEIGHT", min(never))
+    if name == "epochs":
+        kept.epochs.append(other)
+        kept.tensors["history"] = torch.zeros(other, 2, dtype=torch.float64)
+    elif other is None:
+        del kept.tensors[name]
+    else:
+        kept.tensors[name] = other
+    with pytest.warns(UserWarning, match=f"a half-done training does not go on: .*{said}"):
+        assert same(trained(splits, SHORT, checkpoint=kept), never)
+
+
 def test_a_finished_training_is_not_trained_on(splits: Splits) -> None:
     kept = Kept()
     first = trained(splits, SHORT, checkpoint=kept)

@@ -1,6 +1,7 @@
 """The reader of CIFAR's pickles: every version's files read, a pickle that would run something refused, unrun."""
 
 import pickle
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -155,6 +156,35 @@ def test_truncated_anywhere_is_bad_input(tmp_path: Path, content: bytes) -> None
     for end in range(len(content)):
         with pytest.raises(BadInput, match="suspect"):
             read(tmp_path, content[:end])
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"\x80\x04\x8f.", ""),  # a set, whose members are hashed
+        (b"\x80\x04(\x91.", ""),  # a frozen one
+        (b"\x80\x05\x96\x04\x00\x00\x00\x00\x00\x00\x00abcd.", ""),  # a buffer
+        (b"\x80\x02c_codecs\nencode\n)\x81.", ""),  # an object by its class
+        (b"\x80\x02c_codecs\nencode\n}b.", "sets the state of a function"),
+        (b"\x80\x02cnumpy\nndarray\n}b.", "sets the state of a type"),
+        (b"\x80\x02}(K\x01K\x02\x86K\x03u.", "neither a text nor a number"),
+        (b"\x80\x02}K\x01K\x02\x86K\x03s.", "neither a text nor a number"),
+        (b"(K\x01K\x02\x86K\x03d.", "neither a text nor a number"),
+        (b"\x80\x04B\xff\xff\xff\x7fab.", ""),  # two gigabytes of bytes, it says
+    ],
+)
+def test_refuses_what_no_such_file_is_made_of(tmp_path: Path, content: bytes, said: str) -> None:
+    with pytest.raises(BadInput, match=f"suspect.*{said}"):
+        read(tmp_path, content)
+
+
+def test_a_claimed_index_takes_no_memory(tmp_path: Path) -> None:
+    tracemalloc.start()
+    try:
+        assert read(tmp_path, b"\x80\x02}r\xff\xff\xff\x1f.") == {}
+        assert tracemalloc.get_traced_memory()[1] < 2**22
+    finally:
+        tracemalloc.stop()
 
 
 def test_holds_something_else(tmp_path: Path) -> None:
