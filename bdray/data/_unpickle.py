@@ -48,12 +48,6 @@ def _reconstruct(kind: type, *shape_and_code: object) -> _Array:
     return _Array()
 
 
-def _encode(text: str, encoding: str) -> bytes:
-    if encoding != "latin1":
-        raise pickle.UnpicklingError(f"it asks for the encoding {_brief(encoding)}")
-    return text.encode("latin1")
-
-
 def _empty() -> bytes:
     return b""
 
@@ -63,9 +57,12 @@ _ALLOWED = {
     ("numpy", "dtype"): _Dtype,
     ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
     ("numpy._core.multiarray", "_reconstruct"): _reconstruct,
-    ("_codecs", "encode"): _encode,  # how Python 3 writes bytes in protocol 2,
-    ("__builtin__", "bytes"): _empty,  # and b""
+    ("__builtin__", "bytes"): _empty,  # how Python 3 writes b"" in protocol 2; other bytes see `_ArraysOnly._encode`
 }
+
+_STEPS = 1_000_000
+"""How many opcodes a file may have: a few seconds. CIFAR-100's training set, with its 50,000 names, has a fifth of them, and
+half where Python 3 wrote it anew in protocol 2."""
 
 
 _OPCODES = (
@@ -126,6 +123,18 @@ _OPCODES = (
 size."""
 
 
+class _Steps(dict[int, Any]):
+    """The calls of the opcodes, each counted where it is looked up."""
+
+    taken = 0
+
+    def __getitem__(self, code: int) -> Any:
+        self.taken += 1
+        if self.taken > _STEPS:
+            raise pickle.UnpicklingError(f"it takes more than {_STEPS:,} steps to read")
+        return super().__getitem__(code)
+
+
 _InPython: Any = pickle._Unpickler  # of which the type checker knows no methods
 
 
@@ -135,10 +144,28 @@ class _ArraysOnly(_InPython):
 
     dispatch = {code: call for code, call in _InPython.dispatch.items() if code in {opcode[0] for opcode in _OPCODES}}
 
+    def __init__(self, data: bytes) -> None:
+        # Not from the file itself: of a claimed length, no more is read than there is.
+        super().__init__(io.BytesIO(data), encoding="bytes")
+        self.dispatch = _Steps(self.dispatch)
+        self._to_encode = len(data)
+
     def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == ("_codecs", "encode"):
+            return self._encode
         if (module, name) not in _ALLOWED:
             raise pickle.UnpicklingError(f"it asks for {printable(f'{module}.{name}'[:160])}")
         return _ALLOWED[module, name]
+
+    def _encode(self, text: str, encoding: str) -> bytes:
+        """Bytes as Python 3 writes them in protocol 2. All of a file's together are no longer than the file, unless it has one
+        text encoded again and again, until no memory is left."""
+        if encoding != "latin1":
+            raise pickle.UnpicklingError(f"it asks for the encoding {_brief(encoding)}")
+        self._to_encode -= len(text)
+        if self._to_encode < 0:
+            raise pickle.UnpicklingError("it makes more bytes than it has")
+        return text.encode("latin1")
 
     def load_build(self) -> None:
         """Only the stand-ins above have a state; a forged one would be set on them, too, where it was a class's."""
@@ -180,8 +207,7 @@ def arrays(path: Path) -> dict[str, Any]:
     Raises BadInput, naming the file.
     """
     try:
-        # Not from the file itself: of a claimed length, no more is read than there is.
-        found = _ArraysOnly(io.BytesIO(path.read_bytes()), encoding="bytes").load()
+        found = _ArraysOnly(path.read_bytes()).load()
         if isinstance(found, dict):
             found = {_text(key): value.value if isinstance(value, _Array) else value for key, value in found.items()}
     except Exception as error:  # a cut or forged pickle can raise nearly anything

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from bdray.data import _unpickle
 from bdray.data._unpickle import arrays
 from bdray.spec import BadInput
 
@@ -195,3 +196,27 @@ def test_holds_something_else(tmp_path: Path) -> None:
 def test_array_without_its_bytes(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="suspect"):
         read(tmp_path, PYTHON_2.replace(b"U\x06\x00\x01\x02\x03\x04\x05", b"U\x05\x00\x01\x02\x03\x04"))
+
+
+def test_a_small_file_cannot_take_hours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lists in lists, two bytes each."""
+    monkeypatch.setattr(_unpickle, "_STEPS", 1_000)
+    with pytest.raises(BadInput, match=r"suspect .* more than 1,000 steps"):
+        read(tmp_path, b"]" * 1_000 + b"a" * 999 + b".")
+
+
+def test_a_small_file_cannot_take_all_memory(tmp_path: Path) -> None:
+    """One text, made bytes ten thousand times."""
+    text = b"X" + (100_000).to_bytes(4, "little") + b"a" * 100_000
+    again = b"h\x00h\x01h\x02\x86R"
+    forged = b"\x80\x02]c_codecs\nencode\nq\x00" + text + b"q\x01X\x06\x00\x00\x00latin1q\x02000(" + again * 10_000 + b"e."
+    with pytest.raises(BadInput, match=r"suspect .* more bytes than it has"):
+        read(tmp_path, forged)
+
+
+def test_as_many_names_as_the_largest_batch_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tenth of CIFAR-100's training set, written anew by Python 3, which calls a function for each name."""
+    monkeypatch.setattr(_unpickle, "_STEPS", _unpickle._STEPS // 10)
+    names = [b"%d" % number for number in range(5_000)]
+    batch = {b"filenames": names, b"fine_labels": [1] * 5_000, b"coarse_labels": [1] * 5_000}
+    assert read(tmp_path, pickle.dumps(batch, protocol=2))["filenames"] == names
