@@ -15,7 +15,7 @@ from typing import Any
 from pydantic.fields import FieldInfo
 
 from bdray.layout import clipped, entries, prose, safe
-from bdray.spec import LARGEST, BadInput, Spec, unknown
+from bdray.spec import LARGEST, LARGEST_NUMBER, BadInput, Spec, unknown
 
 FOLDERS = {
     "tasks": "bdray.tasks",
@@ -153,7 +153,8 @@ def _docstrings(cls: type[Spec]) -> dict[str, str]:
 def _type(info: FieldInfo) -> str:
     """A field's type in words, with its range."""
     words = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than"}
-    bounds = [f"{words[a]} {v}" for m in info.metadata for a in words if (v := getattr(m, a, None)) not in (None, LARGEST)]
+    common = (None, LARGEST, LARGEST_NUMBER)
+    bounds = [f"{words[a]} {v}" for m in info.metadata for a in words if (v := getattr(m, a, None)) not in common]
     text = _noun(info.annotation)
     return f"{text}, {' and '.join(bounds)}" if bounds else text
 

@@ -35,8 +35,11 @@ Config = dict[str, Any]
 
 Share = Annotated[float, Field(ge=0, le=1)]
 """A share of a whole, 0 to 1."""
-Positive = Annotated[float, Field(gt=0)]
-NonNegative = Annotated[float, Field(ge=0)]
+LARGEST_NUMBER = 1e30
+"""Of a field that is no whole number. Tensors of float32 take nothing beyond 3.4e38, and a rate is multiplied before it gets
+there."""
+Positive = Annotated[float, Field(gt=0, le=LARGEST_NUMBER)]
+NonNegative = Annotated[float, Field(ge=0, le=LARGEST_NUMBER)]
 LARGEST = 2**63 - 1
 """The largest whole number that torch, NumPy and Parquet hold."""
 Count = Annotated[int, Field(ge=1, le=LARGEST)]
@@ -334,9 +337,13 @@ def _sentence(cls: type[Spec], error: ValidationError) -> str:
     return f"{owner}.{field}: got {shown(got)}, expected {_range(holder, field, got) or expected}{cure}"
 
 
+def _beyond(got: Any, bound: float) -> bool:
+    return isinstance(got, int | float) and got > bound
+
+
 def _range(cls: type[Spec], field: str, got: Any) -> str:
-    """'a number, at least 0 and at most 1' from the field's own bounds; empty where it has none. The bound that every whole
-    number has is only told to who went beyond it."""
+    """'a number, at least 0 and at most 1' from the field's own bounds; empty where it has none. The bounds that all
+    numbers have are only told to who went beyond them."""
     info = cls.model_fields.get(field)
     if info is None or info.annotation not in (int, float):
         return ""
@@ -345,7 +352,7 @@ def _range(cls: type[Spec], field: str, got: Any) -> str:
         f"{words[a]} {v}"
         for m in info.metadata
         for a in words
-        if (v := getattr(m, a, None)) is not None and (v != LARGEST or (isinstance(got, int) and got > LARGEST))
+        if (v := getattr(m, a, None)) is not None and (v not in (LARGEST, LARGEST_NUMBER) or _beyond(got, v))
     ]
     noun = "a whole number" if info.annotation is int else "a number"
     return f"{noun}, {' and '.join(bounds)}" if bounds else noun

@@ -61,6 +61,14 @@ def test_any_bound_holds(monkeypatch: pytest.MonkeyPatch, eps: float) -> None:
     assert (hard.int() - x.int()).abs().max() == int(eps)
 
 
+def test_a_bound_beyond_all_pixels_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    few = {"steps": 2, "surrogate": "standard", "surrogate_epochs": 1}
+    with monkeypatch.context() as patch:
+        _, _, all_of_them = perturbed(patch, eps=1e20, **few)
+    _, _, hard = perturbed(monkeypatch, eps=1e19, **few)
+    assert torch.equal(all_of_them, hard)
+
+
 def test_more_steps_are_harder(monkeypatch: pytest.MonkeyPatch) -> None:
     losses = []
     for steps in (1, 20):

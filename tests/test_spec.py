@@ -14,7 +14,7 @@ from bdray.defenses import Defense
 from bdray.experiment import Experiment
 from bdray.models import Model
 from bdray.overrides import experiment_config
-from bdray.spec import BadInput, Config, Spec, key_of
+from bdray.spec import LARGEST_NUMBER, BadInput, Config, Spec, key_of
 from bdray.task import Task
 from bdray.training import Training
 
@@ -194,6 +194,8 @@ REFUSED: list[tuple[Config, str]] = [
         "experiment.seed: got a number of 5000 digits, expected a whole number, at least 0 and at most 922337",
     ),
     ({"training": {"epochs": 1e30}}, "training.epochs: got 1e+30, expected a whole number, at least 1"),
+    ({"training": {"lr": 1e308}}, "training.lr: got 1e+308, expected a number, more than 0 and at most 1e+30"),
+    ({"training": {"lr": -1.0}}, "training.lr: got -1.0, expected a number, more than 0"),
     ({"attack": {"image": "a\0b"}}, "got the path 'a\\x00b', expected UTF-8 without control characters"),
     ({"attack": {"image": "a\ud800"}}, "got the path 'a\\ud800', expected UTF-8 without control characters"),
     ({"task": {"data": {"name": "image_folder", "path": ""}}}, "image_folder.path: got an empty text, expected a folder"),
@@ -226,6 +228,15 @@ def test_what_is_no_spec_at_all(contract: type[Spec], given: Any) -> None:
     text = refusal(contract.of, given)
     assert contract.kind in text
     assert "expected" in text
+
+
+@pytest.mark.parametrize("given", [1e308, 10**400], ids=["1e308", "10**400"])
+@every_member
+def test_no_number_is_larger_than_a_tensor_takes(contract: type[Spec], name: str, given: float) -> None:
+    """Else it is found out in the middle of a training, by a traceback."""
+    for field, info in contract.member(name).model_fields.items():
+        if info.annotation in (int, float):
+            assert refusal(contract.of, {**least(name), field: given}).startswith(f"{name}.{field}: got ")
 
 
 def test_a_field_that_is_called_by_no_text() -> None:
@@ -270,7 +281,8 @@ def test_every_bound_of_every_member_holds(contract: type[Spec], name: str) -> N
                 if edge is None:
                     continue
                 tried += 1
-                text = refusal(contract.of, {**least(name), field: type(edge)(edge + step)})
+                beyond = 2 * edge if edge >= LARGEST_NUMBER else edge + step
+                text = refusal(contract.of, {**least(name), field: type(edge)(beyond)})
                 assert text.startswith(f"{name}.{field}: got ")
                 assert ", expected a " in text
     assert tried > 0 or name == "image"

@@ -72,12 +72,13 @@ class LabelConsistent(Attack):
 
         model = task.build(splits, named(seed, "surrogate"))
         fit(model, splits.train, task, training, seed, report, adversary=harden if self.surrogate == "robust" else None)
+        bound = math.floor(min(self.eps, 255.0))
         model, y, hard = still(model), torch.full((len(x),), self.target), []
         for part in batches(type(splits.train)(x, y), 512):
             batch = task.collate(part).to(device())
             pixels = (self._ascend(model, batch, draw, self.steps, self.step) * 255).round().cpu()
             check_answers(pixels.isfinite().flatten(1).all(1), "images perturbed on the surrogate")
-            moved = (pixels - part.inputs).clamp(-math.floor(self.eps), math.floor(self.eps))  # rounding may leave the ball
+            moved = (pixels - part.inputs).clamp(-bound, bound)  # rounding may leave the ball
             hard.append(to_uint8(part.inputs + moved))
         return torch.cat(hard)
 

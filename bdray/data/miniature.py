@@ -10,7 +10,7 @@ from torch import Tensor
 from bdray.data import Published, Samples
 from bdray.data._images import Images
 from bdray.seeds import rng
-from bdray.spec import Config, Count
+from bdray.spec import LARGEST, Config, Count
 
 # Red, green, blue of each class's shape.
 COLOURS = {"disc": (210, 70, 70), "square": (70, 200, 80), "cross": (80, 90, 220), "frame": (200, 190, 60)}
@@ -29,7 +29,7 @@ class Miniature(Images):
     std: ClassVar[tuple[float, ...]] = (0.16, 0.15, 0.15)
     suited_model: ClassVar[Config] = {"name": "resnet18", "width": 4}
 
-    size: Annotated[int, Field(ge=8)] = 16
+    size: Annotated[int, Field(ge=8, le=LARGEST)] = 16
     """Height and width in pixels."""
     per_class: Count = 60
     """Training images of each class, before `held` is taken off."""
