@@ -4,6 +4,7 @@ import copy
 from typing import Any
 
 import pytest
+import ray
 
 from bdray.launch import growth
 from bdray.spec import BadInput, Config
@@ -48,3 +49,24 @@ def test_somebody_elses_autoscaler_is_told(monkeypatch: pytest.MonkeyPatch) -> N
             BadInput, match=r"BDRAY_GROWS_TO: got .*, expected what the cluster may grow to, as in CPU=56,GPU=8"
         ):
             growth.most()
+
+
+def test_a_head_too_busy_to_answer_is_not_taken_for_a_dead_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Task:
+        def __init__(self, call: Any) -> None: ...
+
+        def options(self, **_: Any) -> "Task":
+            return self
+
+        def remote(self) -> None: ...
+
+    def never(answer: Any, timeout: float) -> None:
+        raise ray.exceptions.GetTimeoutError("Get timed out: some object(s) not ready.")
+
+    head = {"NodeID": "0" * 56, "Alive": True, "Resources": {"node:__internal_head__": 1.0}}
+    monkeypatch.delenv("BDRAY_GROWS_TO", raising=False)
+    monkeypatch.setattr(ray, "nodes", lambda: [head])
+    monkeypatch.setattr(ray, "remote", Task)
+    monkeypatch.setattr(ray, "get", never)
+    with pytest.raises(BadInput, match="no worker on its head within 120 s, perhaps because that machine is busy"):
+        growth.most()

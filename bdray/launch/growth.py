@@ -12,13 +12,14 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from bdray.spec import BadInput
 
-SECONDS = 60.0
+SECONDS = 120.0
+"""What a busy machine may need to start its first worker."""
 
 
 def most() -> dict[str, float]:
     """Of CPUs and GPUs, what the autoscaler of the connected Ray may have running at once; nothing where there is none.
 
-    Raises BadInput for a `BDRAY_GROWS_TO` that cannot be read.
+    Raises BadInput for a `BDRAY_GROWS_TO` that cannot be read, and where the head starts no worker in time.
     """
     if said := os.environ.get("BDRAY_GROWS_TO"):
         return _parsed(said)
@@ -26,7 +27,13 @@ def most() -> dict[str, float]:
     if not heads:
         return {}
     there = NodeAffinitySchedulingStrategy(heads[0], soft=False)
-    found = ray.get(ray.remote(_handed_over).options(num_cpus=0, scheduling_strategy=there).remote(), timeout=SECONDS)
+    try:
+        found = ray.get(ray.remote(_handed_over).options(num_cpus=0, scheduling_strategy=there).remote(), timeout=SECONDS)
+    except ray.exceptions.GetTimeoutError:
+        raise BadInput(
+            f"Ray started no worker on its head within {SECONDS:g} s, perhaps because that machine is busy: see `ray status`; "
+            "nothing is lost: the same command goes on"
+        ) from None
     return limit(found) if found else {}
 
 
