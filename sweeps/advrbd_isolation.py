@@ -3,7 +3,7 @@ by which it isolates and the way it unlearns, on four attacks that plant.
 
 bdray sweep sweeps/advrbd_isolation.py --data DIR
 
-Model and recipe are advrbd_cpu.py's, on half as many images again and without augmentation, with which BadNets does not plant here.
+Model and recipe are advrbd_cpu.py's, on half as many images again and without augmentation: with it BadNets does not plant.
 """
 
 from ray import tune
