@@ -203,7 +203,7 @@ def _parser() -> tuple[argparse.ArgumentParser, Any]:
     )
     show.add_argument("--paper", metavar="NAME", help="beside what a paper has published: advrbd or nft")
     show.add_argument("--all", action="store_true", help="--paper: also what it has published and these rows lack")
-    show.add_argument("--interval", action="store_true", help="with the 95 % interval of each utility and ASR, from its tests")
+    show.add_argument("--interval", action="store_true", help="with the 95 %% interval of each utility and ASR, from its tests")
     show.add_argument(
         "--planted",
         type=float,

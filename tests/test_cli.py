@@ -95,6 +95,13 @@ def test_list_names_every_member(cli) -> None:
     assert "resnet18" not in cli("list", "attacks")[1]
 
 
+@pytest.mark.parametrize("command", ["run", "sweep", "table", "best", "figure", "cluster", "cluster check", "store", "list"])
+def test_every_command_explains_itself(cli, command: str) -> None:
+    status, out, err = cli(*command.split(), "--help")
+    assert (status, err) == (0, "")
+    assert out.startswith(f"usage: bdray {command}")
+
+
 def test_alone_it_helps(cli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     status, out, err = cli()
