@@ -3,10 +3,11 @@ labels of the samples that he kept and of those that he flagged."""
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
-from bdray.data import Samples
 from bdray.defenses import Defended
+from bdray.samples import Samples
 from bdray.task import Task
 
 
@@ -26,13 +27,14 @@ def agreement(task: Task, defended: Defended, train: Samples | None) -> Agreemen
     """Of a defense with the training set as the defender got it, in eval mode, without augmentation."""
     if defended.flagged is None or train is None:
         return Agreement()
-    return compare(task.predict(defended.model, train), train.targets, defended.flagged)
+    return compare(task.correct(task.predict(defended.model, train), train.targets), train.labels, defended.flagged)
 
 
-def compare(predictions: Tensor, labels: Tensor, flagged: Tensor) -> Agreement:
-    """Of predictions and labels int64 [N], and flags bool [N]."""
-    labels, flagged = labels.cpu(), flagged.cpu()
-    right = predictions.cpu() == labels
+def compare(right: Tensor, labels: Tensor | None, flagged: Tensor) -> Agreement:
+    """Of which samples are predicted as labelled, bool [N], their labels, int64 [N], or one group where there are none, and
+    flags, bool [N]."""
+    right, flagged = right.cpu(), flagged.cpu()
+    labels = torch.zeros(len(right), dtype=torch.int64) if labels is None else labels.cpu()
     shares = [(right & ~flagged)[labels == label].double().mean() for label in labels.unique()]
     doubt = len(labels) / 100
     agreed = (float(right[flagged].sum()) + doubt) / (int(flagged.sum()) + doubt)

@@ -13,11 +13,12 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import torch
 import torch.distributed as dist
+from pydantic import model_validator
 from torch import Tensor, nn
 
 from bdray.agreement import agreement
 from bdray.attacks import Attack, Patterns, Poison, Setting, poison
-from bdray.data import Data, Samples, Splits
+from bdray.data import Data
 from bdray.defenses import Defense, Evidence
 from bdray.finite import check_finite, named
 from bdray.held import Held, deepest_fall
@@ -27,11 +28,12 @@ from bdray.provenance import provenance
 from bdray.proxies import Proxy
 from bdray.refusal import Refused, without_secrets
 from bdray.results import CURVES, Row, Scores, of_record, setting_of
-from bdray.seeds import rng
+from bdray.samples import Splits, joined, put, take
+from bdray.seeds import rng, seed_of
 from bdray.spec import BadInput, Config, Incompatible, Seed, Spec, key_of, member
 from bdray.store import Store
 from bdray.task import Task
-from bdray.training import ALONE, Team, Training, fit, place, unlike
+from bdray.training import ALONE, Team, Training, fit, parts, place, unlike
 from bdray.truth import Look, Truth
 from bdray.wording import shortened
 
@@ -45,6 +47,25 @@ class Experiment(Spec):
     defense: Defense = member("nft")
     seed: Seed = 0
     """Of the victim: poison, initial weights, order of the samples, trigger. The defense adds its own."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _suited(cls, fields: Any) -> Any:
+        """What the task suits to itself stands where the experiment says nothing: of a part that it does not name, and of
+        fields that it does not name of the member which the task suits."""
+        if not isinstance(fields, dict):
+            return fields
+        task = fields.get("task", {})
+        name = task.name if isinstance(task, Task) else task.get("name", "image") if isinstance(task, dict) else task
+        if name not in Task.names():
+            return fields
+        fields = dict(fields)
+        for part, suited in Task.member(name).suited.items():
+            mine = fields.get(part, {})
+            mine = {"name": mine} if isinstance(mine, str) else mine
+            if isinstance(mine, dict) and "preset" not in mine and mine.get("name") in (None, suited.get("name")):
+                fields[part] = {**suited, **mine}
+        return fields
 
     def victim_config(self) -> Config:
         """The part that the victim depends on: everything but the defense."""
@@ -162,14 +183,14 @@ def backdoor(
         dist.broadcast_object_list(shared)
         state = shared[0]
     patterns, harm = _attack_of(state, experiment, store, root)
-    model = task.build(splits, rng(seed, "weights"))
+    model = task.build(task.outline(splits), rng(seed, "weights"))
     with named("the victim"):
-        fit(model, harm.apply(attack, splits.train), task, training, seed, curve, checkpoint, team=team)
+        fit(model, harm.apply(splits.train), task, training, seed, curve, checkpoint, team=team)
     seconds = float(state["seconds"]) + curve.points[-1][2]  # of the last epoch's report
     if team.rank > 0:
         return Backdoored(model, patterns, harm, Scores(), seconds)
     with named("the victim"):
-        scores = evaluate(model, experiment, patterns, splits)
+        scores = evaluate(model, experiment, patterns, splits).scores
     about = {
         "key": key,
         "spec": experiment.victim_config(),
@@ -192,9 +213,10 @@ def _attack_state(experiment: Experiment, store: Store, root: Path, progress: Pr
         task, attack, training = experiment.task, experiment.attack, experiment.training
         splits, started, report = load(task.data, root), time.perf_counter(), functools.partial(progress, "surrogate")
         attack.check(splits)
-        patterns = attack.patterns(Setting(task, splits, training, rng(seed, "trigger"), report))
-        harm = poison(attack, patterns, Setting(task, splits, training, rng(seed, "poison"), report))
-        state = {f"patterns.{name}": t for name, t in patterns.items()} | harm._asdict()
+        drawn = seed_of(seed, "samples")
+        patterns = attack.patterns(Setting(task, splits, training, rng(seed, "trigger"), report, drawn))
+        harm = poison(attack, patterns, Setting(task, splits, training, rng(seed, "poison"), report, drawn))
+        state = {f"patterns.{name}": t for name, t in patterns.items()} | harm.pack()
         state["seconds"] = torch.tensor(time.perf_counter() - started, dtype=torch.float64)
         state["data"] = torch.tensor(list(bytes.fromhex(fingerprint(task.data, root))), dtype=torch.uint8)
         store.put_victim_part(key, "attack", state)
@@ -220,18 +242,22 @@ def _load_victim(experiment: Experiment, store: Store, root: Path) -> Backdoored
     found = store.victim(experiment.victim_key())
     if found is None:
         return None
-    parts, about = found
+    tensors, about = found
     splits = load(experiment.task.data, root)
     why = "" if {"scores", "seconds"} <= about.keys() else "says no scores or no seconds"
-    why = why or _unlike_attack(parts.get("attack", {}))
+    why = why or _unlike_attack(tensors.get("attack", {}))
     if not why:
-        patterns, harm = _attack_of(parts["attack"], experiment, store, root)
-        model = experiment.task.build(splits, torch.Generator())
-        why = unlike(parts.get("model", {}), model.state_dict())
+        try:
+            patterns, harm = _attack_of(tensors["attack"], experiment, store, root)
+        except ValueError as error:
+            why = f"its attack: {error}"
+    if not why:
+        model = experiment.task.build(experiment.task.outline(splits), torch.Generator())
+        why = unlike(tensors.get("model", {}), model.state_dict())
     if why:
         store.foreign_victim(experiment.victim_key(), why)
         return None
-    model.load_state_dict(parts["model"])
+    model.load_state_dict(tensors["model"])
     model = place(model).eval()
     with named(f"the stored victim {experiment.victim_key()}"):  # one that was stored before this was looked at
         check_finite(model, "its training", "lower training.lr or training.weight_decay")
@@ -242,23 +268,21 @@ def _load_victim(experiment: Experiment, store: Store, root: Path) -> Backdoored
 
 def _unlike_attack(state: dict[str, Tensor]) -> str:
     """Why tensors are no trigger and poison, whatever the data; empty if they are."""
-    lacking = {"data", "seconds", *Poison._fields} - state.keys()
+    lacking = {"data", "seconds", "poisoned", "cover"} - state.keys()
     if lacking:
         return f"its attack has no {min(lacking)}"
     if state["data"].dtype != torch.uint8 or state["data"].shape != (32,) or state["seconds"].numel() != 1:
         return "its attack does not say of which data it is"
-    for at, inputs in (("poisoned", "planted"), ("cover", "disguised")):
-        if state[at].dtype != torch.int64 or state[at].dim() != 1 or state[inputs].shape[:1] != state[at].shape:
-            return f"its attack has no {inputs} input for each {at} sample"
     return ""
 
 
 def _attack_of(state: dict[str, Tensor], experiment: Experiment, store: Store, root: Path) -> tuple[Patterns, Poison]:
-    """The trigger and the poison of a stored victim, once it is sure that they belong to these data."""
+    """The trigger and the poison of a stored victim, once it is sure that they belong to these data. Raises ValueError where
+    they are no trigger and poison of these."""
     digest = bytes(state["data"].tolist()).hex()
     check_same(f"the victim {experiment.victim_key()}", digest, experiment.task.data, store, root)
     patterns = {n.removeprefix("patterns."): t for n, t in state.items() if n.startswith("patterns.")}
-    return patterns, Poison(*(state[name] for name in Poison._fields))
+    return patterns, Poison.unpack(state, load(experiment.task.data, root).train, experiment.attack, patterns)
 
 
 ERROR = 20_000
@@ -267,24 +291,39 @@ LOOKED_AT = 2000
 """Test samples on which a model on the way of a defense is judged: evenly spaced test samples."""
 
 
+PART = 2000
+"""Samples stamped at a time: a multiple of the batches of a prediction, so that these stay what they are all at once."""
+
+
+class Evaluation(NamedTuple):
+    """The scores of a model, and how many chances the attacker had."""
+
+    scores: Scores
+    tries: int
+
+
 def evaluate(
     model: nn.Module, experiment: Experiment, patterns: Patterns, splits: Splits, at_most: int | None = None
-) -> Scores:
+) -> Evaluation:
     """A model on the test set, clean and triggered: the same samples, stamped the same way, before and after a defense."""
     task, attack, test = experiment.task, experiment.attack, splits.test
     if at_most is not None and len(test) > at_most:
         test = test.take(torch.linspace(0, len(test) - 1, at_most, dtype=torch.float64).round().long())
-    clean = task.predict(model, test)
-    attacked = test.take(attack.attackable(test.targets).nonzero().flatten())
-    stamped = attack.stamp(attacked.inputs, patterns, rng(experiment.seed, "test"))
-    triggered = task.predict(model, Samples(stamped, attacked.targets))
-    wanted = test.targets == attack.target
-    return Scores(
+    clean, own = task.predict(model, test), attack.already(test)
+    attacked = test.take(attack.attackable(test))
+    said, hits, tries, drawn = [], 0, 0, seed_of(experiment.seed, "test")
+    for part in parts(torch.arange(len(attacked)), PART):
+        triggered = attack.stamp(attacked.take(part), patterns, drawn)
+        said.append(task.predict(model, triggered.samples))
+        chances = attack.success(said[-1], triggered)
+        hits, tries = hits + int(chances.hits.sum()), tries + int(chances.tries.sum())
+    scores = Scores(
         utility=task.score(clean, test.targets),
-        asr=task.success(triggered, attack.relabel(attacked.targets)),
-        recovery=task.score(triggered, attacked.targets),
-        target_utility=task.score(clean[wanted], test.targets[wanted]),
+        asr=hits / tries if tries else float("nan"),
+        recovery=task.score(joined(said), attacked.targets),
+        target_utility=float("nan") if own is None else task.score(take(clean, own), take(test.targets, own)),
     )
+    return Evaluation(scores, tries)
 
 
 def run(
@@ -332,14 +371,14 @@ def _run(
     experiment: Experiment, store: Store, root: Path, sweep: str, progress: Progress, proxies: Sequence[Proxy] = ()
 ) -> Row:
     experiment.check()
-    task, attack, defense = experiment.task, experiment.attack, experiment.defense
+    task, defense = experiment.task, experiment.defense
     splits = load(task.data, root)
     defense.check(splits)  # once more: a launch has not seen every setting that a search draws
     victim = _victim(experiment, store, root, progress)
     evidence, mine = collect(experiment, victim, splits)
     curve, looked = _Curve(experiment.key(), "defense", progress), _Curve(experiment.key(), "truth", unwatched)
     truth = truth_of(experiment, victim.poison, splits)
-    look = Look(truth, lambda model: evaluate(model, experiment, victim.patterns, splits, at_most=LOOKED_AT), looked)
+    look = Look(truth, lambda model: evaluate(model, experiment, victim.patterns, splits, LOOKED_AT).scores, looked)
     kept = Kept(store, experiment.victim_key(), defense.name, evidence)
     # Closures: `look` has the truth in a field, `kept` the store, in which the attack is.
     evidence = evidence._replace(show=lambda *what, **named: look(*what, **named))
@@ -371,7 +410,7 @@ def _run(
         sweep,
         status="done",
         **{f"{name}_before": value for name, value in vars(victim.scores).items()},
-        **{f"{name}_after": value for name, value in vars(after).items()},
+        **{f"{name}_after": value for name, value in vars(after.scores).items()},
         held_utility_after=held_after.whole,
         held_utility_before=held_before.whole,
         worst_class_held_before=fall.before,
@@ -385,7 +424,7 @@ def _run(
         flagged_agreement=agreed.flagged,
         separation=defended.separation,
         clean_tests=len(splits.test),
-        triggered_tests=int(attack.attackable(splits.test.targets).sum()),
+        triggered_tests=after.tries,
         clean_held=len(mine),
         clean_judged=int(held.rest().sum()),
         trained_on=len(splits.train),
@@ -405,12 +444,11 @@ def collect(experiment: Experiment, victim: Backdoored, splits: Splits) -> tuple
     if "clean" in needs:
         draw = rng(experiment.seed, "clean", defense.seed)
         mine = defense.draw(splits.held, len(splits.train), len(splits.classes), draw)
-    nothing = torch.empty(0, dtype=torch.int64)
     evidence = Evidence(
         model=copy.deepcopy(victim.model) if "model" in needs else None,
-        train=victim.poison.apply(experiment.attack, splits.train) if "train" in needs else None,
+        train=victim.poison.apply(splits.train) if "train" in needs else None,
         clean=splits.held.take(mine) if "clean" in needs else None,
-        splits=Splits(splits.train.take(nothing), splits.held.take(nothing), splits.test.take(nothing), splits.classes),
+        outline=experiment.task.outline(splits),
         training=experiment.training if "train" in needs else None,
         truth=truth_of(experiment, victim.poison, splits).poisoned if "truth" in needs else None,
     )
@@ -422,9 +460,8 @@ def truth_of(experiment: Experiment, harm: Poison, splits: Splits) -> Truth:
     poisoned, covered = torch.zeros(2, len(splits.train), dtype=torch.bool)
     poisoned[harm.poisoned] = True
     covered[harm.cover] = True
-    attack = experiment.attack
-    labels = torch.where(poisoned, attack.relabel(splits.train.targets), splits.train.targets)
-    return Truth(poisoned, covered, labels, attack.target)
+    seen = splits.train.having(targets=put(splits.train.targets, harm.poisoned, harm.planted.targets))
+    return Truth(poisoned, covered, seen.labels, experiment.attack.already(seen))
 
 
 class _Curve:

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from bdray.data import Samples, Splits
 from bdray.proxies import Prepared, Proxy
 from bdray.refusal import Refused
+from bdray.samples import Samples, Splits
 from bdray.seeds import rng
 from bdray.spec import BadInput
 from bdray.store import Store
@@ -53,8 +53,8 @@ class Held(NamedTuple):
         rest = self.samples.take(self.rest())
         said = self.task.predict(model, rest)
         classes = {}
-        for label in rest.targets.unique().tolist():
-            mine = rest.targets == label
+        for label in () if rest.labels is None else rest.labels.unique().tolist():
+            mine = rest.labels == label
             classes[label] = (self.task.score(said[mine], rest.targets[mine]), int(mine.sum()))
         return Utility(self.task.score(said, rest.targets), classes)
 

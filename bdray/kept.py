@@ -1,9 +1,11 @@
 """Trainings that the settings of a defense on one victim have in common, such as AdvrBD's warm-up, kept in the store."""
 
+import torch
 from torch import Tensor
 
 from bdray.defenses import Evidence
 from bdray.provenance import provenance
+from bdray.samples import Splits
 from bdray.spec import Config, key_of
 from bdray.store import Store
 from bdray.training import Checkpoint
@@ -21,8 +23,9 @@ class Kept:
 
     def __call__(self, what: Config) -> Checkpoint:
         assert self.evidence.train is not None
-        assert self.evidence.splits is not None
-        learnt = self.evidence.splits._replace(train=self.evidence.train).digest()
+        assert self.evidence.outline is not None
+        nothing = self.evidence.train.take(torch.empty(0, dtype=torch.int64))
+        learnt = Splits(self.evidence.train, nothing, nothing, self.evidence.outline.classes).digest()
         code = {name: provenance()[name] for name in ("bdray_version", "torch_version")}
         key = key_of({"defense": self.defense, "learnt": learnt, **code, **what})
         self._given.append(_Timed(self.store.checkpoint(f"{self.victim}.{key}")))

@@ -5,10 +5,11 @@ from typing import Any, ClassVar, NamedTuple, Self
 import torch
 from torch import Tensor, nn
 
-from bdray.data import Data, Samples, Splits
+from bdray.data import Data
 from bdray.models import Model
+from bdray.samples import Column, Outline, Samples, Splits, equal
 from bdray.seeds import seed_of
-from bdray.spec import Spec
+from bdray.spec import Config, Spec
 
 
 class Batch(NamedTuple):
@@ -34,6 +35,9 @@ class Task(Spec):
     modality: ClassVar[str]
     utility: ClassVar[str]
     """The name of the clean score: accuracy, bleu, map50. Every utility is 0 to 1."""
+    suited: ClassVar[dict[str, Config]] = {}
+    """The `attack`, the `training` and the `defense` of an experiment that says nothing of them, where they are not those of
+    `Experiment`."""
 
     data: Data
     model: Model
@@ -42,18 +46,27 @@ class Task(Spec):
         """Names of the stem's modules in the built model."""
         return self.model.stem
 
-    def build(self, splits: Splits, rng: torch.Generator) -> nn.Module:
+    def outline(self, splits: Splits) -> Outline:
+        """What a fresh model for these splits needs to know."""
+        inputs = splits.train.inputs
+        return Outline(tuple(splits.classes), tuple(inputs.shape[1:]) if isinstance(inputs, Tensor) else ())
+
+    def build(self, outline: Outline, rng: torch.Generator) -> nn.Module:
         """A fresh model whose weights depend on `rng` alone."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed_of(int(torch.randint(2**62, (1,), generator=rng))))
-            return self.network(splits)
+            return self.network(outline)
 
-    def network(self, splits: Splits) -> nn.Module:
-        """The network for these splits, initialised from torch's global generator."""
+    def network(self, outline: Outline) -> nn.Module:
+        """The network for such data, initialised from torch's global generator."""
         raise NotImplementedError
 
+    def example(self, outline: Outline) -> Samples:
+        """One made sample, to look at a model with: of zeros where inputs are bytes."""
+        return Samples(torch.zeros(1, *outline.shape, dtype=torch.uint8), torch.zeros(1, dtype=torch.int64))
+
     def collate(self, samples: Samples) -> Batch:
-        """Samples at rest as a model-ready batch."""
+        """Samples at rest as a model-ready batch, where the samples are. Texts stay texts: their model has the vocabulary."""
         raise NotImplementedError
 
     def augment(self, samples: Samples, rng: torch.Generator) -> Samples:
@@ -68,18 +81,27 @@ class Task(Spec):
         """This modality's MixUp of two batches of inputs."""
         raise NotImplementedError
 
+    def soften(self, model: nn.Module, batch: Batch) -> Tensor:
+        """A batch where the model's input is continuous, [N, ...]: pixels, coordinates, the embeddings of words."""
+        found: Tensor = batch.inputs
+        return found
+
+    def harden(self, model: nn.Module, soft: Tensor, batch: Batch) -> Any:
+        """The model from there on: its outputs for the softened batch, or for one that was moved."""
+        return model(soft)
+
     def predict(self, model: nn.Module, samples: Samples) -> Any:
-        """What the model says of each sample, in order, in eval mode, without augmentation. Raises FloatingPointError where it
-        says no finite number: the best of NaNs is the first class."""
+        """What the model says of each sample, a column in order, in eval mode, without augmentation. Raises FloatingPointError
+        where it says no finite number: the best of NaNs is the first class."""
         raise NotImplementedError
 
     def score(self, predictions: Any, targets: Any) -> float:
-        """The utility, 0 to 1; NaN of no samples."""
+        """The utility, 0 to 1; NaN of no samples. Of all samples together: BLEU and mAP are no means over parts."""
         raise NotImplementedError
 
-    def success(self, predictions: Any, wanted: Any) -> float:
-        """The attack success rate, 0 to 1, given what the attacker wants of each triggered sample; NaN of none."""
-        raise NotImplementedError
+    def correct(self, predictions: Column, targets: Column) -> Tensor:
+        """Which predictions are right, bool [N] on the CPU."""
+        return equal(predictions, targets)
 
     def mix(self, batch: Batch, order: Tensor, weight: float) -> Batch:
         """MixUp (Zhang et al. 2018) of a batch with itself in another order: weight of its own, the rest of the partner."""
@@ -93,3 +115,8 @@ class Task(Spec):
         if batch.partner is None:
             return own
         return batch.weight * own + (1 - batch.weight) * self.criterion(outputs, batch.partner)
+
+    def losses(self, model: nn.Module, batch: Batch) -> Tensor:
+        """The loss of each sample alone, float [N], of a batch that is not mixed."""
+        outputs = model(batch.inputs)
+        return torch.stack([self.criterion(outputs[i : i + 1], batch.targets[i : i + 1]) for i in range(len(batch.targets))])

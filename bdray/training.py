@@ -4,17 +4,17 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Any, Literal, NamedTuple, Protocol, Self
+from typing import Annotated, Any, Literal, NamedTuple, Protocol, Self
 
 import torch
 import torch.distributed as dist
 from pydantic import model_validator
 from torch import Tensor, nn
 
-from bdray.data import Samples
 from bdray.finite import check_finite, is_finite
+from bdray.samples import Samples
 from bdray.seeds import rng
-from bdray.spec import BadInput, BatchSize, Count, NonNegative, Positive, Share, Spec
+from bdray.spec import BadInput, BatchSize, Count, Later, NonNegative, Positive, Share, Spec
 from bdray.task import Batch, Task
 
 Report = Callable[..., None]
@@ -26,14 +26,18 @@ def silent(step: int, **metrics: float) -> None:
 
 
 class Training(Spec):
-    """How a victim is trained: SGD, the field's usual recipe for CIFAR-sized images unless a field says otherwise."""
+    """How a victim is trained: the field's usual recipe for CIFAR-sized images unless a field says otherwise."""
 
     epochs: Count = 20
     batch: BatchSize = 128
     lr: Positive = 0.1
+    optimizer: Annotated[Literal["sgd", "adamw"], Later("sgd")] = "sgd"
+    """adamw: Adam with decoupled weight decay (Loshchilov and Hutter 2019), for transformers."""
     momentum: Share = 0.9
+    """Of sgd; of adamw the first moment's decay (beta 1), beta 2 is 0.999."""
     weight_decay: NonNegative = 5e-4
     nesterov: bool = False
+    """Of sgd."""
     schedule: Literal["cosine", "onecycle", "constant"] = "cosine"
     """cosine to 0 over all steps; onecycle: linear up over the first quarter of the steps, then linear down to 0."""
     augment: bool = True
@@ -46,6 +50,13 @@ class Training(Spec):
     def _nesterov_has_momentum(self) -> Self:
         if self.nesterov and not self.momentum:
             raise BadInput("training.momentum: got 0 with nesterov, expected more than 0; set one of the two")
+        return self
+
+    @model_validator(mode="after")
+    def _adamw_has_no_nesterov(self) -> Self:
+        if self.optimizer == "adamw" and (self.nesterov or self.momentum >= 1):
+            got = "nesterov" if self.nesterov else f"a momentum of {self.momentum:g}"
+            raise BadInput(f"training.optimizer: got adamw with {got}, expected neither nesterov nor momentum 1; change one")
         return self
 
     @model_validator(mode="after")
@@ -65,9 +76,12 @@ class Training(Spec):
             return self.lr * min(progress / 0.25, (1 - progress) / 0.75)
         return self.lr
 
-    def optimizer(self, parameters: Any) -> torch.optim.Optimizer:
-        """SGD over parameters on the device; on a GPU in one kernel, since a small net waits for its kernels' launches."""
+    def stepper(self, parameters: Any) -> torch.optim.Optimizer:
+        """The optimizer of parameters on the device; on a GPU in one kernel, since a small net waits for kernels to start."""
         fused = device().type == "cuda" or None
+        if self.optimizer == "adamw":
+            betas = (self.momentum, 0.999)
+            return torch.optim.AdamW(parameters, self.lr, betas=betas, weight_decay=self.weight_decay, fused=fused)
         return torch.optim.SGD(
             parameters, self.lr, momentum=self.momentum, weight_decay=self.weight_decay, nesterov=self.nesterov, fused=fused
         )
@@ -85,7 +99,7 @@ class Team(NamedTuple):
 
     def share(self, part: Samples) -> Samples:
         """This process' samples of a batch: every `size`-th."""
-        return part if self.size == 1 else part.take(torch.arange(self.rank, len(part), self.size).to(part.targets.device))
+        return part if self.size == 1 else part.take(torch.arange(self.rank, len(part), self.size))
 
 
 ALONE = Team()
@@ -122,7 +136,7 @@ def batches(samples: Samples, size: int, generator: torch.Generator | None = Non
     over join the batch before it: a single sample has no batch statistics."""
     order = torch.arange(len(samples)) if generator is None else torch.randperm(len(samples), generator=generator)
     for part in parts(order, size, least):
-        yield samples.take(part.to(samples.targets.device))
+        yield samples.take(part)
 
 
 def fit(
@@ -148,8 +162,8 @@ def fit(
     no checkpoint keeps what diverged.
     """
     model, loss = place(model), loss or task.loss
-    samples = Samples(samples.inputs.to(device()), samples.targets.to(device()))
-    optimizer = training.optimizer(model.parameters())
+    samples = samples.to(device())
+    optimizer = training.stepper(model.parameters())
     history = _restore(checkpoint, model, optimizer, training.epochs)
     decay = f" or the weight decay ({training.weight_decay:g})" if training.weight_decay else ""
     cure = f"lower the lr ({training.lr:g}){decay}"
@@ -169,7 +183,7 @@ def fit(
             for group in optimizer.param_groups:
                 group["lr"] = training.lr_at((epoch * steps + index) / (training.epochs * steps))
             mine = team.share(part)
-            batch = task.collate(task.augment(mine, own) if training.augment else mine)
+            batch = task.collate(task.augment(mine, own) if training.augment else mine).to(device())
             if adversary is not None:
                 batch = adversary(model, batch)
             with training.forward():
@@ -195,13 +209,18 @@ def fit(
     return model.eval()
 
 
+SLOTS = {"momentum_buffer": "momentum", "exp_avg": "exp_avg", "exp_avg_sq": "exp_avg_sq", "step": "step"}
+"""What an optimizer keeps of a parameter, and what it is called in a checkpoint."""
+
+
 def _state(model: nn.Module, optimizer: torch.optim.Optimizer, history: list[tuple[float, float]]) -> dict[str, Tensor]:
-    """Weights, buffers, momentum, and loss and seconds of each epoch as bare tensors."""
+    """Weights, buffers, all that the optimizer keeps, and loss and seconds of each epoch as bare tensors."""
     state = {f"model.{name}": value for name, value in model.state_dict().items()}
     state["history"] = torch.tensor(history, dtype=torch.float64)
     for index, slot in optimizer.state_dict()["state"].items():
-        if slot.get("momentum_buffer") is not None:
-            state[f"momentum.{index}"] = slot["momentum_buffer"]
+        for kind, value in slot.items():
+            if value is not None:
+                state[f"{SLOTS[kind]}.{index}"] = value
     return state
 
 
@@ -215,19 +234,25 @@ def _restore(
     tensors, epochs = found
     weights = {n.removeprefix("model."): t for n, t in tensors.items() if n.startswith("model.")}
     history = tensors.get("history", torch.empty(0))
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    momenta = {f"momentum.{index}": parameter for index, parameter in enumerate(parameters)}
+    fused, parameters = optimizer.defaults["fused"], [p for group in optimizer.param_groups for p in group["params"]]
+    slots = {
+        f"{short}.{index}": (kind, parameter if kind != "step" else torch.zeros((), device=device() if fused else "cpu"))
+        for index, parameter in enumerate(parameters)
+        for kind, short in SLOTS.items()
+    }
     why = unlike(weights, model.state_dict())
-    why = why or unlike({n: t for n, t in tensors.items() if n in momenta}, {n: p for n, p in momenta.items() if n in tensors})
+    kept = {name: like for name, (_, like) in slots.items() if name in tensors}
+    why = why or unlike({name: tensors[name] for name in kept}, kept)
     why = why or (f"it is after epoch {epochs} of {most}" if epochs > most else "")
     if why or history.shape != (epochs, 2) or not history.isfinite().all():
         warnings.warn(f"a half-done training does not go on: {why or 'it does not say how far it was'}", stacklevel=2)
         return []
     model.load_state_dict(weights)
-    for name, parameter in momenta.items():
+    for name, (kind, like) in slots.items():
         if name in tensors:
             # A copy in the parameter's own memory layout, as the optimizer itself would have made it.
-            optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(tensors[name])
+            parameter = parameters[int(name.rpartition(".")[2])]
+            optimizer.state[parameter][kind] = torch.empty_like(like).copy_(tensors[name])
     return [(loss, seconds) for loss, seconds in history.tolist()]
 
 

@@ -30,23 +30,28 @@ class Truth(NamedTuple):
     """Bool [N]."""
     covered: Tensor
     """Changed as the attack's cover samples are, with a true label, bool [N]."""
-    labels: Tensor
-    """As the defender sees them, int64 [N]."""
-    target: int
+    labels: Tensor | None
+    """As the defender sees them, int64 [N]; None where there are none."""
+    own: Tensor | None
+    """Whose targets, as the defender sees them, are what the attacker wants, bool [N]; None where there is no such kind."""
 
     def rates(self, flagged: Tensor | None) -> Rates:
         """Of the samples that a defense took for poison, bool [N]."""
         if flagged is None:
             return Rates()
         hits = flagged.cpu().double()
-        mine = ~self.poisoned & (self.labels == self.target)
+        mine = torch.zeros_like(self.poisoned) if self.own is None else ~self.poisoned & self.own
         return Rates(*(float(hits[where].mean()) for where in (self.poisoned, ~self.poisoned, mine)))
 
     def by_class(self, flagged: Tensor) -> pa.Table:
-        """One line a label: its poisoned and its clean samples, and how many of each were flagged."""
+        """One line a label (null: all, where there are none): its poisoned and its clean samples, and how many of each were
+        flagged."""
         hits, lines = flagged.cpu(), []
-        for label in range(int(self.labels.max()) + 1):
-            bad, good = (self.labels == label) & self.poisoned, (self.labels == label) & ~self.poisoned
+        groups: dict[int | None, Tensor] = {None: torch.ones_like(self.poisoned)}
+        if self.labels is not None:
+            groups = {label: self.labels == label for label in range(int(self.labels.max()) + 1)}
+        for label, mine in groups.items():
+            bad, good = mine & self.poisoned, mine & ~self.poisoned
             counts = {"poisoned": bad, "flagged_poisoned": bad & hits, "clean": good, "flagged_clean": good & hits}
             lines.append({"label": label, **{name: int(where.sum()) for name, where in counts.items()}})
         return pa.Table.from_pylist(lines)
@@ -57,7 +62,8 @@ class Truth(NamedTuple):
             return table
         samples = torch.tensor(table["sample"].to_pylist())
         for name, values in (("label", self.labels), ("truth_poisoned", self.poisoned), ("truth_covered", self.covered)):
-            table = table.append_column(name, pa.array(values[samples].numpy()))
+            if values is not None:
+                table = table.append_column(name, pa.array(values[samples].numpy()))
         return table
 
 

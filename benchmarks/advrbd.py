@@ -24,12 +24,12 @@ import torch.nn.functional as F
 from _measure import in_turns, machine, markdown, ratio, seconds, stages
 from torch import nn
 
-from bdray.data import Samples, Splits
 from bdray.defenses._partition import AT_ONCE, Perturbation, divergences, patches, perturb
 from bdray.defenses.advrbd import AdvrBD
 from bdray.experiment import Experiment, run
 from bdray.overrides import experiment_config
 from bdray.results import Row
+from bdray.samples import Samples, Splits
 from bdray.seeds import rng
 from bdray.store import Store
 from bdray.task import Task

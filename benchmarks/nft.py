@@ -20,9 +20,9 @@ import torch.nn.functional as F
 from _measure import PeakMemory, alone, images, in_turns, machine, markdown, ratio, seconds
 from torch import Tensor, nn
 
-from bdray.data import Samples, Splits
 from bdray.defenses import Evidence
 from bdray.experiment import Experiment
+from bdray.samples import Samples, Splits
 from bdray.seeds import rng
 from bdray.training import device, place, silent
 

@@ -21,8 +21,8 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from bdray.data import Samples, Splits
 from bdray.experiment import Experiment
+from bdray.samples import Samples, Splits
 from bdray.seeds import rng
 from bdray.training import device, fit
 

@@ -8,9 +8,10 @@ import torch.nn.functional as F
 from pydantic import model_validator
 from torch import Tensor, nn
 
-from bdray.data import Data, Samples, Splits
+from bdray.data import Data
 from bdray.finite import check_answers
 from bdray.models import Model
+from bdray.samples import Outline, Samples
 from bdray.spec import member
 from bdray.task import Batch, Task
 from bdray.training import batches, device
@@ -53,8 +54,8 @@ class Image(Task):
     def stem(self) -> tuple[str, ...]:
         return tuple(f"net.{name}" for name in self.model.stem)
 
-    def network(self, splits: Splits) -> nn.Module:
-        net = self.model.build(len(splits.classes), tuple(splits.train.inputs.shape[1:]))
+    def network(self, outline: Outline) -> nn.Module:
+        net = self.model.build(outline)
         parts = {"normalize": Normalize(self.data.mean, self.data.std), "net": net}  # type: ignore[attr-defined]
         return nn.Sequential(OrderedDict(parts))
 
@@ -73,7 +74,7 @@ class Image(Task):
         if self.data.flip:  # type: ignore[attr-defined]
             mirrored = (torch.rand(n, generator=rng) < 0.5).to(x.device)
             x = torch.where(mirrored[:, None, None, None], x.flip(3), x)
-        return Samples(x, samples.targets)
+        return samples.having(inputs=x)
 
     def criterion(self, outputs: Any, targets: Any) -> Tensor:
         return F.cross_entropy(outputs, targets)
@@ -97,6 +98,3 @@ class Image(Task):
 
     def score(self, predictions: Any, targets: Any) -> float:
         return float((predictions == targets).double().mean())
-
-    def success(self, predictions: Any, wanted: Any) -> float:
-        return float((predictions == wanted).double().mean())

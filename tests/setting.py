@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from bdray.attacks import Attack, Setting
-from bdray.data import Samples, Splits
+from bdray.samples import Samples, Splits
 from bdray.seeds import rng
 from bdray.spec import Config
 from bdray.task import Task

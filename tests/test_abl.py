@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bdray.data import Samples, Splits
 from bdray.defenses import Evidence
 from bdray.defenses._stages import Stages
 from bdray.defenses.abl import Abl, Dropping, losses, lowest
+from bdray.samples import Samples, Splits
 from bdray.seeds import rng
 from bdray.spec import BadInput
 from bdray.task import Task

@@ -12,13 +12,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bdray.data import Samples, Splits
 from bdray.defenses import Evidence, unkept
 from bdray.defenses import advrbd as module
 from bdray.defenses._stages import Stages
 from bdray.defenses.advrbd import AdvrBD
 from bdray.experiment import backdoor, collect, load, run
 from bdray.provenance import provenance
+from bdray.samples import Samples, Splits
 from bdray.seeds import rng
 from bdray.spec import BadInput
 from bdray.store import Store, StoreCheckpoint

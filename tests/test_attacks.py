@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from bdray.attacks import Attack, Poison, poison
-from bdray.data import Data, Samples
+from bdray.data import Data
+from bdray.samples import Samples
 from bdray.seeds import rng
 from bdray.spec import BadInput, Config, least_share
 from tests.setting import MADE, PAIRS, attack_of, made, setting

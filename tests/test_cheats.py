@@ -18,11 +18,11 @@ import bdray.defenses
 from bdray import best, picture, spec, table
 from bdray.attacks import Poison
 from bdray.attacks._images import CHECKER, in_corner, white
-from bdray.data import Samples, Splits
 from bdray.defenses import Defense
 from bdray.experiment import Backdoored, evaluate, run
 from bdray.objective import Objective
 from bdray.results import Row, to_table
+from bdray.samples import Samples, Splits
 from bdray.seeds import rng
 from bdray.store import Store
 from bdray.validity import USUAL

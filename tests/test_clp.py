@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bdray.data import Samples, Splits
 from bdray.defenses import Evidence
 from bdray.defenses.clp import Clp, prunable, sites
+from bdray.samples import Samples, Splits
 from bdray.seeds import rng
 from bdray.spec import Incompatible
 from bdray.task import Task

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from bdray.data import Samples, Splits
 from bdray.defenses import Evidence
 from bdray.defenses import cutmix as module
 from bdray.defenses.cutmix import CutMix, box, pasted
+from bdray.samples import Samples, Splits
 from bdray.seeds import numpy_rng, rng
 from bdray.spec import BadInput
 from bdray.task import Batch, Task

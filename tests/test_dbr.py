@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as published
 
-from bdray.data import Samples, Splits
 from bdray.defenses import Evidence
 from bdray.defenses import dbr as module
 from bdray.defenses._features import features
 from bdray.defenses._stages import Stages
 from bdray.defenses.dbr import Dbr, likeness, moved
+from bdray.samples import Samples, Splits
 from bdray.seeds import rng
 from bdray.spec import BadInput, Incompatible
 from bdray.task import Task

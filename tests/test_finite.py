@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from bdray import best
 from bdray.__main__ import main
-from bdray.data import Samples
 from bdray.defenses import Defended, Evidence
 from bdray.defenses._isolation import losses
 from bdray.defenses._partition import Perturbation, divergences
@@ -22,6 +21,7 @@ from bdray.experiment import backdoor, load, run
 from bdray.finite import check_answers, check_finite, is_finite
 from bdray.objective import Objective
 from bdray.proxies import Proxy
+from bdray.samples import Samples
 from bdray.seeds import rng
 from bdray.spec import BadInput
 from bdray.store import Store

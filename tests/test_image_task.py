@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bdray.data import Data, Samples, Splits
+from bdray.data import Data
+from bdray.samples import Samples, Splits
 from bdray.seeds import rng
 from bdray.spec import Config
 from bdray.task import Batch, Task

@@ -9,9 +9,9 @@ import torch
 import torchvision
 from torch import nn
 
-from bdray.data import Samples, Splits
 from bdray.models import Model
 from bdray.models._resnet import BasicBlock, PreActBlock
+from bdray.samples import Samples, Splits
 from bdray.seeds import rng
 from bdray.task import Task
 

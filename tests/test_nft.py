@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bdray.data import Samples, Splits
 from bdray.defenses import Defense, Evidence
 from bdray.defenses import nft as module
 from bdray.defenses.nft import Nft, block_of
+from bdray.samples import Samples, Splits
 from bdray.seeds import rng
 from bdray.spec import Incompatible
 from bdray.task import Batch, Task

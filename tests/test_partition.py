@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bdray.data import Samples
 from bdray.defenses import _partition as module
 from bdray.defenses._partition import Perturbation, divergences, patches, perturb
+from bdray.samples import Samples
 from bdray.seeds import rng
 from bdray.task import Task
 

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from bdray import held
 from bdray.channels import lipschitz, pairs
-from bdray.data import Samples
 from bdray.experiment import backdoor, load, run
 from bdray.proxies import Misfit, Proxy
 from bdray.proxies._images import follow, pixels, suspects
@@ -22,6 +21,7 @@ from bdray.proxies.inverted_trigger import InvertedTrigger
 from bdray.proxies.lipschitz import Lipschitz
 from bdray.proxies.shared_adversarial import SharedAdversarial
 from bdray.proxies.universal_perturbation import UniversalPerturbation
+from bdray.samples import Samples
 from bdray.seeds import rng
 from bdray.spec import BadInput, Config
 from bdray.store import Store

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from bdray.data import Samples, Splits
+from bdray.samples import Samples, Splits
 from bdray.seeds import rng
 from bdray.still import _Affine, still
 from bdray.task import Task

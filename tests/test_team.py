@@ -12,8 +12,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from bdray.data import Samples
 from bdray.experiment import backdoor
+from bdray.samples import Samples
 from bdray.spec import BadInput
 from bdray.store import Store
 from bdray.task import Task

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bdray.data import Samples, Splits
+from bdray.samples import Samples, Splits
 from bdray.seeds import rng
 from bdray.task import Batch, Task
 from bdray.training import Training, batches, fit

@@ -4,12 +4,12 @@ Images are stamped at rest: uint8 [N, C, H, W] in, a new tensor of the same shap
 Fractions are cut off as a cast to uint8 does, because that is what the published triggers are, unless an attack says otherwise.
 """
 
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self, final
 
 import torch
 from torch import Tensor
 
-from bdray.data import Samples, Splits
+from bdray.samples import Column, Draw, Rows, Samples, Splits, draws, equal, pack, unpack
 from bdray.spec import Amount, BadInput, Share, Spec, check_some
 from bdray.task import Task
 from bdray.training import Report, Training
@@ -26,6 +26,24 @@ class Setting(NamedTuple):
     training: Training
     rng: torch.Generator
     report: Report
+    seed: int = 0
+    """Of the draws that go with a sample."""
+
+
+class Triggered(NamedTuple):
+    """Stamped samples: the inputs are changed, the targets are still the true ones."""
+
+    samples: Samples
+    wanted: Column
+    """What the attacker wants to hear of each: a class, a sentence, boxes."""
+
+
+class Chances(NamedTuple):
+    """Of each triggered sample: how often the attacker could have had his will, and how often he had it, int64 [N]. The attack
+    success rate is the sum of the hits / the sum of the tries."""
+
+    hits: Tensor
+    tries: Tensor
 
 
 class Attack(Spec):
@@ -36,11 +54,7 @@ class Attack(Spec):
     modalities: ClassVar[frozenset[str]]
     steers: ClassVar[bool] = False
     """It controls the training itself, so there is no fixed poisoned training set."""
-    clean_label: ClassVar[bool] = False
-    """Poisoned samples are taken from the target class and keep their label."""
 
-    target: Amount = 0
-    """The class that triggered inputs shall be taken for."""
     rate: Share = 0.1
     """Poisoned samples / all training samples: the one meaning everywhere."""
     cover: Share = 0.0
@@ -49,103 +63,225 @@ class Attack(Spec):
     def check(self, splits: Splits) -> None:
         """Raise BadInput, before anything is trained, for what cannot be done to this data set: a target that it does not
         have, too few samples to poison, a rate that poisons none, a file that cannot be read."""
-        if self.target >= len(splits.classes):
-            last = len(splits.classes) - 1
-            raise BadInput(f"{self.name}.target: got {self.target}, expected a class from 0 to {last}")
-        self.select(splits.train.targets, torch.Generator().manual_seed(0))
+        self.select(splits.train, torch.Generator().manual_seed(0))
 
     def patterns(self, setting: Setting) -> Patterns:
         """The trigger's tensors, drawn from `setting.rng`, read from a file or learned; called once a victim."""
         return {}
 
-    def stamp(self, x: Tensor, patterns: Patterns, rng: torch.Generator) -> Tensor:
-        """The triggered inputs, as at test time."""
+    def plant(self, samples: Samples, patterns: Patterns, setting: Setting) -> Samples:
+        """The samples as they stand in the poisoned training set, inputs and targets; called once, on all that are poisoned."""
         raise NotImplementedError
 
-    def plant(self, x: Tensor, patterns: Patterns, setting: Setting) -> Tensor:
-        """The inputs as they stand in the poisoned training samples; called once, on all of them."""
-        return self.stamp(x, patterns, setting.rng)
+    def disguise(self, samples: Samples, patterns: Patterns, setting: Setting) -> Samples:
+        """The cover samples as they stand there: their targets stay true."""
+        return samples.having(inputs=self.plant(samples, patterns, setting).inputs)
 
-    def disguise(self, x: Tensor, patterns: Patterns, setting: Setting) -> Tensor:
-        """The inputs as they stand in the cover samples."""
-        return self.plant(x, patterns, setting)
+    def stamp(self, samples: Samples, patterns: Patterns, seed: int) -> Triggered:
+        """The samples with their trigger, as at test time. What is drawn goes with each sample's place and `seed`, so that
+        samples come out alike in whatever parts they are stamped."""
+        raise NotImplementedError
 
-    def relabel(self, y: Tensor) -> Tensor:
-        """The labels that the attacker wants, int64 [N]."""
-        return torch.full_like(y, self.target)
+    def success(self, predictions: Column, triggered: Triggered) -> Chances:
+        """How often the attacker had his will: by default once a sample, where a prediction is what is wanted."""
+        hits = equal(predictions, triggered.wanted).long()
+        return Chances(hits, torch.ones_like(hits))
 
-    def poisonable(self, y: Tensor) -> Tensor:
+    def poisonable(self, samples: Samples) -> Tensor:
         """Which training samples may be poisoned, bool [N]."""
-        return y == self.target if self.clean_label else y != self.target
+        return torch.ones(len(samples), dtype=torch.bool)
 
     def origin(self) -> str:
         """What `poisonable` allows, in words."""
-        return f"{'of' if self.clean_label else 'outside'} class {self.target}"
+        return "of any kind"
 
-    def coverable(self, y: Tensor) -> Tensor:
+    def coverable(self, samples: Samples) -> Tensor:
         """Which training samples may be cover samples, bool [N]."""
-        return torch.ones_like(y, dtype=torch.bool)
+        return torch.ones(len(samples), dtype=torch.bool)
 
-    def attackable(self, y: Tensor) -> Tensor:
+    def attackable(self, samples: Samples) -> Tensor:
         """Which test samples count towards the attack success rate, bool [N]."""
-        return y != self.target
+        return torch.ones(len(samples), dtype=torch.bool)
 
-    def select(self, y: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+    def already(self, samples: Samples) -> Tensor | None:
+        """Which clean samples are of themselves what the attacker wants, bool [N]: a model that never says it loses these.
+        None where there is no such kind of sample."""
+        return None
+
+    def select(self, train: Samples, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         """Positions of the poisoned and of the cover samples, each drawn without replacement, disjoint, ascending.
 
         Raises BadInput where too few samples can be poisoned or covered, with the counts and the largest possible rate, and
         where a rate above 0 is no sample, with the smallest one.
         """
-        check_some(f"{self.name}.rate", self.rate, len(y), "poisons")
-        check_some(f"{self.name}.cover", self.cover, len(y), "covers")
-        if self.rate and self.target > int(y.max()):
-            raise BadInput(f"{self.name}.target: got {self.target}, expected a class from 0 to {int(y.max())}")
-        candidates = self.poisonable(y).nonzero().flatten()
-        wanted = round(self.rate * len(y))
+        count = len(train)
+        check_some(f"{self.name}.rate", self.rate, count, "poisons")
+        check_some(f"{self.name}.cover", self.cover, count, "covers")
+        candidates = self.poisonable(train).nonzero().flatten()
+        wanted = round(self.rate * count)
         if wanted > len(candidates):
             raise BadInput(
-                f"{self.name}.rate: got {self.rate}, that is {wanted} of {len(y)} training samples, but only "
+                f"{self.name}.rate: got {self.rate}, that is {wanted} of {count} training samples, but only "
                 f"{len(candidates)} can be poisoned ({self.origin()}); "
-                f"the largest possible rate is {len(candidates) / len(y):.6g}"
+                f"the largest possible rate is {len(candidates) / count:.6g}"
             )
         poisoned = candidates[torch.randperm(len(candidates), generator=rng)[:wanted]]
-        free = self.coverable(y).clone()
+        free = self.coverable(train).clone()
         free[poisoned] = False
         rest = free.nonzero().flatten()
-        covered = round(self.cover * len(y))
+        covered = round(self.cover * count)
         if covered > len(rest):
             others = f"{wanted} poisoned ones"
-            if barred := len(y) - wanted - len(rest):
+            if barred := count - wanted - len(rest):
                 others += f" and {barred} that may not be covered"
             raise BadInput(
-                f"{self.name}.cover: got {self.cover}, that is {covered} of {len(y)} training samples, but only "
-                f"{len(rest)} are left beside {others}; the largest possible cover is {len(rest) / len(y):.6g}"
+                f"{self.name}.cover: got {self.cover}, that is {covered} of {count} training samples, but only "
+                f"{len(rest)} are left beside {others}; the largest possible cover is {len(rest) / count:.6g}"
             )
         cover = rest[torch.randperm(len(rest), generator=rng)[:covered]]
         return poisoned.sort().values, cover.sort().values
 
 
+class Each(Attack):
+    """An attack that treats every input by itself: a member says how (`trigger`) and what is wanted; the rest is done here."""
+
+    def trigger(self, x: Any, patterns: Patterns, draw: Draw) -> Any:
+        """The triggered inputs, as at test time: a tensor of a tensor, a list of a list. What is drawn comes from `draw`."""
+        raise NotImplementedError
+
+    def planted(self, x: Any, patterns: Patterns, samples: Samples, setting: Setting) -> Any:
+        """The inputs `x` of these samples as they stand in the poisoned training set; called once, on all of them."""
+        return self.trigger(x, patterns, draws(setting.seed, "plant", samples.at))
+
+    def disguised(self, x: Any, patterns: Patterns, samples: Samples, setting: Setting) -> Any:
+        """The inputs as they stand in the cover samples."""
+        return self.planted(x, patterns, samples, setting)
+
+    def wanted(self, samples: Samples, patterns: Patterns) -> Column:
+        """What the attacker wants of each, a column like the targets."""
+        raise NotImplementedError
+
+    @final
+    def plant(self, samples: Samples, patterns: Patterns, setting: Setting) -> Samples:
+        inputs = _like(samples.inputs, self.planted(_bare(samples.inputs), patterns, samples, setting))
+        return samples.having(inputs=inputs, targets=self.wanted(samples, patterns))
+
+    @final
+    def disguise(self, samples: Samples, patterns: Patterns, setting: Setting) -> Samples:
+        return samples.having(inputs=_like(samples.inputs, self.disguised(_bare(samples.inputs), patterns, samples, setting)))
+
+    @final
+    def stamp(self, samples: Samples, patterns: Patterns, seed: int) -> Triggered:
+        made = self.trigger(_bare(samples.inputs), patterns, draws(seed, "stamp", samples.at))
+        return Triggered(samples.having(inputs=_like(samples.inputs, made)), self.wanted(samples, patterns))
+
+
+def _bare(column: Column) -> Any:
+    return column.tolist() if isinstance(column, Rows) else column
+
+
+def _like(column: Column, values: Any) -> Column:
+    return column.like(values) if isinstance(column, Rows) else values
+
+
+class ToClass(Each):
+    """Triggered inputs shall be taken for one class. For tasks whose targets are classes."""
+
+    clean_label: ClassVar[bool] = False
+    """Poisoned samples are taken from the target class and keep their label."""
+
+    target: Amount = 0
+    """The class that triggered inputs shall be taken for."""
+
+    def check(self, splits: Splits) -> None:
+        if self.target >= len(splits.classes):
+            last = len(splits.classes) - 1
+            raise BadInput(f"{self.name}.target: got {self.target}, expected a class from 0 to {last}")
+        super().check(splits)
+
+    def select(self, train: Samples, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        last = int(_labels(train).max())
+        if self.rate and self.target > last:
+            raise BadInput(f"{self.name}.target: got {self.target}, expected a class from 0 to {last}")
+        return super().select(train, rng)
+
+    def poisonable(self, samples: Samples) -> Tensor:
+        return (_labels(samples) == self.target) == self.clean_label
+
+    def origin(self) -> str:
+        return f"{'of' if self.clean_label else 'outside'} class {self.target}"
+
+    def attackable(self, samples: Samples) -> Tensor:
+        return _labels(samples) != self.target
+
+    def already(self, samples: Samples) -> Tensor | None:
+        return _labels(samples) == self.target
+
+    def wanted(self, samples: Samples, patterns: Patterns) -> Column:
+        return torch.full_like(_labels(samples), self.target)
+
+
+def _labels(samples: Samples) -> Tensor:
+    found = samples.labels
+    assert found is not None
+    return found
+
+
 class Poison(NamedTuple):
-    """What an attack did to a training set: positions, and the inputs that stand there now."""
+    """What an attack did to a training set: positions, and the samples that stand there now."""
 
     poisoned: Tensor
     cover: Tensor
-    planted: Tensor
-    disguised: Tensor
+    planted: Samples
+    disguised: Samples
 
-    def apply(self, attack: Attack, train: Samples) -> Samples:
+    def apply(self, train: Samples) -> Samples:
         """The training set as the victim gets it; `train` is not changed."""
-        inputs, targets = train.inputs.clone(), train.targets.clone()
-        inputs[self.poisoned] = self.planted
-        inputs[self.cover] = self.disguised
-        targets[self.poisoned] = attack.relabel(targets[self.poisoned])
-        return Samples(inputs, targets)
+        return train.put(self.poisoned, self.planted).put(self.cover, self.disguised)
+
+    def pack(self) -> dict[str, Tensor]:
+        """As named tensors, for safetensors."""
+        packed = {"poisoned": self.poisoned, "cover": self.cover}
+        for name, samples in (("planted", self.planted), ("disguised", self.disguised)):
+            packed |= pack(f"{name}.inputs", samples.inputs) | pack(f"{name}.targets", samples.targets)
+        return packed
+
+    @classmethod
+    def unpack(cls, tensors: dict[str, Tensor], train: Samples, attack: Attack, patterns: Patterns) -> Self:
+        """The inverse, for the same training set. Raises ValueError for tensors that are no poison of it."""
+        for name in ("poisoned", "cover"):
+            at = tensors.get(name)
+            if at is None or at.dtype != torch.int64 or at.dim() != 1:
+                raise ValueError(f"there are no {name} positions")
+            if len(at) and not 0 <= int(at.min()) <= int(at.max()) < len(train):
+                raise ValueError(f"a {name} position is not one of the {len(train)} training samples")
+        poisoned, cover = tensors["poisoned"], tensors["cover"]
+        if "planted" in tensors:  # as it was stored before other tasks than images: bare pixels, and the targets follow
+            planted = train.take(poisoned).having(inputs=tensors["planted"])
+            assert isinstance(attack, ToClass)
+            planted = planted.having(targets=attack.wanted(planted, patterns))
+            disguised = train.take(cover).having(inputs=tensors.get("disguised"))
+        else:
+            planted, disguised = (
+                _unpacked(n, tensors, train.take(at)) for n, at in (("planted", poisoned), ("disguised", cover))
+            )
+        for name, samples, at in (("planted", planted, poisoned), ("disguised", disguised, cover)):
+            if len(samples.inputs) != len(at) or len(samples.targets) != len(at):
+                raise ValueError(f"there is not one {name} sample for each of its {len(at)} positions")
+        return cls(poisoned, cover, planted, disguised)
+
+
+def _unpacked(name: str, tensors: dict[str, Tensor], true: Samples) -> Samples:
+    inputs, targets = unpack(f"{name}.inputs", tensors), unpack(f"{name}.targets", tensors)
+    if inputs is None or targets is None:
+        raise ValueError(f"there are no {name} samples")
+    return true.having(inputs=inputs, targets=targets)
 
 
 def poison(attack: Attack, patterns: Patterns, setting: Setting) -> Poison:
     """Choose the samples and plant the trigger. Raises BadInput where the asked rate cannot be had."""
     train = setting.splits.train
-    poisoned, cover = attack.select(train.targets, setting.rng)
-    planted = attack.plant(train.inputs[poisoned], patterns, setting)
-    disguised = attack.disguise(train.inputs[cover], patterns, setting) if len(cover) else train.inputs[cover]
-    return Poison(poisoned, cover, planted, disguised)
+    poisoned, cover = attack.select(train, setting.rng)
+    planted = attack.plant(train.take(poisoned), patterns, setting)
+    rest = train.take(cover)
+    return Poison(poisoned, cover, planted, attack.disguise(rest, patterns, setting) if len(cover) else rest)

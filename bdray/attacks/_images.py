@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from bdray.data import Splits
 from bdray.imagefile import opened
+from bdray.samples import Splits
 from bdray.spec import BadInput
 
 PART = 256  # images stamped at a time

@@ -8,7 +8,7 @@ from PIL import Image
 from torch import Tensor
 
 from bdray.attacks._images import CHECKER, SHEET, blended, check_room, fitted, read, rosette, white
-from bdray.data import Splits
+from bdray.samples import Splits
 from bdray.spec import BadInput
 
 SEEN = 4

@@ -8,13 +8,13 @@ import torch
 from pydantic import model_validator
 from torch import Tensor
 
-from bdray.attacks import Attack, Patterns, Setting
+from bdray.attacks import Patterns, Setting, ToClass
 from bdray.attacks._images import blended, by_parts, mixed, picture
-from bdray.data import Splits
+from bdray.samples import Draw, Samples, Splits
 from bdray.spec import BadInput, Config, Count, FilePath, Share
 
 
-class AdaptiveBlend(Attack):
+class AdaptiveBlend(ToClass):
     """The authors blend in Hello Kitty; ours is a flower drawn here, and `image` takes any file."""
 
     modalities: ClassVar[frozenset[str]] = frozenset({"image"})
@@ -53,10 +53,10 @@ class AdaptiveBlend(Attack):
     def _picture(self, splits: Splits) -> Tensor:
         return picture("adaptive_blend.image", self.image, splits.train.inputs.shape[1:])
 
-    def stamp(self, x: Tensor, patterns: Patterns, rng: torch.Generator) -> Tensor:
+    def trigger(self, x: Tensor, patterns: Patterns, draw: Draw) -> Tensor:
         return blended(x, patterns["image"], self.test_opacity)
 
-    def plant(self, x: Tensor, patterns: Patterns, setting: Setting) -> Tensor:
+    def planted(self, x: Tensor, patterns: Patterns, samples: Samples, setting: Setting) -> Tensor:
         masked = round(self.masked * self.pieces)
         order = torch.rand(len(x), self.pieces, generator=setting.rng).argsort(dim=1)
         side, (height, width) = math.isqrt(self.pieces), x.shape[-2:]

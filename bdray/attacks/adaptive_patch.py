@@ -7,14 +7,14 @@ import torch
 from pydantic import model_validator
 from torch import Tensor
 
-from bdray.attacks import Attack, Patterns, Setting
+from bdray.attacks import Patterns, Setting, ToClass
 from bdray.attacks._images import by_parts, mixed
 from bdray.attacks._marks import Mark, check_flower, checker, cutout, flower, mosaic, placed, quarter, rings
-from bdray.data import Splits
+from bdray.samples import Draw, Samples, Splits
 from bdray.spec import Amount, BadInput, Config, Several, Share
 
 
-class AdaptivePatch(Attack):
+class AdaptivePatch(ToClass):
     """Opacities and their order are the authors'. Their patches are a phoenix, the Firefox logo, a BadNets checkerboard and a
     square from TrojanNN; ours, of sizes and in corners of our own, are a flower, rings, the checkerboard and a mosaic. `images`
     takes files. At test time they stamp a second phoenix where we stamp the first patch."""
@@ -80,12 +80,12 @@ class AdaptivePatch(Attack):
         rows, columns = (torch.arange(side) >= side - (size + 1) // 2 for side in shape[1:])
         return [Mark(image, mask * (down[:, None] & right)) for down in (~rows, rows) for right in (~columns, columns)]
 
-    def stamp(self, x: Tensor, patterns: Patterns, rng: torch.Generator) -> Tensor:
+    def trigger(self, x: Tensor, patterns: Patterns, draw: Draw) -> Tensor:
         for number in self.test_patches:
             x = Mark(patterns["images"][number], patterns["masks"][number]).stamp(x, self.test_opacity)
         return x
 
-    def plant(self, x: Tensor, patterns: Patterns, setting: Setting) -> Tensor:
+    def planted(self, x: Tensor, patterns: Patterns, samples: Samples, setting: Setting) -> Tensor:
         images, masks = patterns["images"].to(x.device), patterns["masks"].to(x.device)
         weights = masks.double() / 255 * torch.tensor(self.opacities, dtype=torch.float64, device=x.device).view(-1, 1, 1, 1)
         # At random: the authors go by the samples' order, and in a sorted data set a quarter of them is a few classes.

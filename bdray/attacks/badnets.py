@@ -2,16 +2,15 @@
 
 from typing import ClassVar, Literal
 
-import torch
 from torch import Tensor
 
-from bdray.attacks import Attack, Patterns
+from bdray.attacks import Patterns, ToClass
 from bdray.attacks._images import CHECKER, check_room, in_corner, white
-from bdray.data import Splits
+from bdray.samples import Draw, Splits
 from bdray.spec import BadInput, Config, Count, Share
 
 
-class BadNets(Attack):
+class BadNets(ToClass):
     """`white` is BackdoorBench's and BackdoorBox's 3x3 patch; `checkerboard` is that of ANP's and NFT's code, which blends
     it in with opacity 0.6."""
 
@@ -34,5 +33,5 @@ class BadNets(Attack):
         if self.pattern == "checkerboard" and self.size != 3:
             raise BadInput(f"badnets.size: got {self.size}, expected 3, the only size of a checkerboard")
 
-    def stamp(self, x: Tensor, patterns: Patterns, rng: torch.Generator) -> Tensor:
+    def trigger(self, x: Tensor, patterns: Patterns, draw: Draw) -> Tensor:
         return in_corner(x, CHECKER if self.pattern == "checkerboard" else white(self.size), self.opacity)

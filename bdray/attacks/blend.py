@@ -2,16 +2,15 @@
 
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
-from bdray.attacks import Attack, Patterns, Setting
+from bdray.attacks import Patterns, Setting, ToClass
 from bdray.attacks._images import blended, picture
-from bdray.data import Splits
+from bdray.samples import Draw, Splits
 from bdray.spec import Config, FilePath, Share
 
 
-class Blend(Attack):
+class Blend(ToClass):
     """The field blends in Hello Kitty; ours is a flower drawn here, and `image` takes any file."""
 
     modalities: ClassVar[frozenset[str]] = frozenset({"image"})
@@ -31,5 +30,5 @@ class Blend(Attack):
     def _picture(self, splits: Splits) -> Tensor:
         return picture("blend.image", self.image, splits.train.inputs.shape[1:])
 
-    def stamp(self, x: Tensor, patterns: Patterns, rng: torch.Generator) -> Tensor:
+    def trigger(self, x: Tensor, patterns: Patterns, draw: Draw) -> Tensor:
         return blended(x, patterns["image"], self.opacity)

@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bdray.attacks import Attack, Patterns, Setting
+from bdray.attacks import Patterns, Setting, ToClass
 from bdray.attacks._images import CHECKER, blended, to_uint8
-from bdray.data import Splits
 from bdray.finite import check_answers
+from bdray.samples import Draw, Samples, Splits
 from bdray.seeds import rng as named
 from bdray.spec import Amount, BadInput, NonNegative, Positive, Share
 from bdray.still import still
@@ -19,7 +19,7 @@ from bdray.task import Batch
 from bdray.training import batches, device, fit
 
 
-class LabelConsistent(Attack):
+class LabelConsistent(ToClass):
     """The perturbation is projected gradient ascent within an L-infinity ball, on a surrogate that the attacker trains on
     the clean training set. At test time only the corners are stamped."""
 
@@ -46,7 +46,10 @@ class LabelConsistent(Attack):
         if side < 6:
             raise BadInput(f"label_consistent: got images of {side} pixels, expected at least 6, room for four corners")
 
-    def stamp(self, x: Tensor, patterns: Patterns, rng: torch.Generator) -> Tensor:
+    def trigger(self, x: Tensor, patterns: Patterns, draw: Draw) -> Tensor:
+        return self._cornered(x)
+
+    def _cornered(self, x: Tensor) -> Tensor:
         out = x.clone()
         patch = CHECKER.to(x.device)
         for rows in (slice(0, 3), slice(-3, None)):
@@ -55,13 +58,13 @@ class LabelConsistent(Attack):
                 out[..., rows, columns] = blended(out[..., rows, columns], corner, self.opacity)
         return out
 
-    def plant(self, x: Tensor, patterns: Patterns, setting: Setting) -> Tensor:
+    def planted(self, x: Tensor, patterns: Patterns, samples: Samples, setting: Setting) -> Tensor:
         if self.eps and self.steps and len(x):
             x = self._perturb(x, setting)
-        return self.stamp(x, patterns, setting.rng)
+        return self._cornered(x)
 
     def _perturb(self, x: Tensor, setting: Setting) -> Tensor:
-        task, splits, training, rng, report = setting
+        task, splits, training, rng, report, _ = setting
         seed = int(torch.randint(2**62, (1,), generator=rng))
         if self.surrogate_epochs:
             training = training.model_copy(update={"epochs": self.surrogate_epochs})
@@ -70,11 +73,11 @@ class LabelConsistent(Attack):
         def harden(model: nn.Module, batch: Batch) -> Batch:
             return batch._replace(inputs=self._ascend(model, batch, draw, steps=1, step=1.25 * self.eps))
 
-        model = task.build(splits, named(seed, "surrogate"))
+        model = task.build(task.outline(splits), named(seed, "surrogate"))
         fit(model, splits.train, task, training, seed, report, adversary=harden if self.surrogate == "robust" else None)
         bound = math.floor(min(self.eps, 255.0))
         model, y, hard = still(model), torch.full((len(x),), self.target), []
-        for part in batches(type(splits.train)(x, y), 512):
+        for part in batches(Samples(x, y), 512):
             batch = task.collate(part).to(device())
             pixels = (self._ascend(model, batch, draw, self.steps, self.step) * 255).round().cpu()
             check_answers(pixels.isfinite().flatten(1).all(1), "images perturbed on the surrogate")

@@ -8,10 +8,10 @@ from pydantic import model_validator
 from torch import Tensor
 from torchvision.transforms.v2 import functional as transforms
 
-from bdray.attacks import Attack, Patterns, Setting
+from bdray.attacks import Patterns, Setting, ToClass
 from bdray.attacks._images import check_room
 from bdray.attacks._marks import Mark, check_flower, cutout, flower, placed, quarter, square
-from bdray.data import Splits
+from bdray.samples import Draw, Samples, Splits
 from bdray.spec import Amount, BadInput, Config, FilePath, NonNegative, Positive, Several, Share
 
 
@@ -43,7 +43,7 @@ def photograph(x: Tensor, shot: Shot) -> Tensor:
     return (photo * 255).round().to(torch.uint8)
 
 
-class Physical(Attack):
+class Physical(ToClass):
     """The defaults are BackdoorBox's, by the authors. It transforms the clean training images, too, and all of them anew in
     every epoch. Here the attacker has no hand in the training: only his samples are transformed, once each. Test images are
     stamped and not transformed, in both.
@@ -103,14 +103,17 @@ class Physical(Attack):
             return cutout("physical.image", self.image, shape)
         return placed((square if self.pattern == "white" else flower)(self._size(splits)), shape)
 
-    def stamp(self, x: Tensor, patterns: Patterns, rng: torch.Generator) -> Tensor:
-        return Mark(**patterns).stamp(x, self.opacity)
+    def trigger(self, x: Tensor, patterns: Patterns, draw: Draw) -> Tensor:
+        return self._marked(x, patterns)
 
-    def plant(self, x: Tensor, patterns: Patterns, setting: Setting) -> Tensor:
-        return self._photographed(self.stamp(x, patterns, setting.rng), setting.rng)
+    def planted(self, x: Tensor, patterns: Patterns, samples: Samples, setting: Setting) -> Tensor:
+        return self._photographed(self._marked(x, patterns), setting.rng)
 
-    def disguise(self, x: Tensor, patterns: Patterns, setting: Setting) -> Tensor:
+    def disguised(self, x: Tensor, patterns: Patterns, samples: Samples, setting: Setting) -> Tensor:
         return self._photographed(x, setting.rng)
+
+    def _marked(self, x: Tensor, patterns: Patterns) -> Tensor:
+        return Mark(**patterns).stamp(x, self.opacity)
 
     def _photographed(self, x: Tensor, rng: torch.Generator) -> Tensor:
         out = torch.empty_like(x)

@@ -7,12 +7,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from bdray.attacks import Attack, Patterns
+from bdray.attacks import Patterns, ToClass
 from bdray.attacks._images import by_parts, to_uint8
+from bdray.samples import Draw
 from bdray.spec import Config, NonNegative, Share
 
 
-class Sig(Attack):
+class Sig(ToClass):
     """Adds delta * sin(2 pi j frequency / width) to column j. BackdoorBench's delta is 40, backdoor-toolbox's 30."""
 
     modalities: ClassVar[frozenset[str]] = frozenset({"image"})
@@ -29,7 +30,7 @@ class Sig(Attack):
     frequency: NonNegative = 6.0
     """Periods across the image."""
 
-    def stamp(self, x: Tensor, patterns: Patterns, rng: torch.Generator) -> Tensor:
+    def trigger(self, x: Tensor, patterns: Patterns, draw: Draw) -> Tensor:
         width = x.shape[-1]
         columns = torch.arange(width, dtype=torch.float64, device=x.device)
         wave = self.delta * torch.sin(2 * math.pi * columns * self.frequency / width)

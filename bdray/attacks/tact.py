@@ -7,13 +7,13 @@ import torch
 from pydantic import model_validator
 from torch import Tensor
 
-from bdray.attacks import Attack, Patterns
+from bdray.attacks import Patterns, ToClass
 from bdray.attacks._images import check_room, in_corner, white
-from bdray.data import Splits
+from bdray.samples import Draw, Samples, Splits
 from bdray.spec import Amount, BadInput, Config, Count, Several, Share
 
 
-class TaCT(Attack):
+class TaCT(ToClass):
     """Only samples of the source class are poisoned, and only they count towards the attack success rate. The defaults are
     backdoor-toolbox's, but for its trigger, a square from TrojanNN, and its cover classes."""
 
@@ -52,19 +52,20 @@ class TaCT(Attack):
         super().check(splits)
         check_room("tact.size", self.size, splits)
 
-    def poisonable(self, y: Tensor) -> Tensor:
-        return y == self.source
+    def poisonable(self, samples: Samples) -> Tensor:
+        return samples.targets == self.source
 
     def origin(self) -> str:
         return f"of the source class {self.source}"
 
-    def attackable(self, y: Tensor) -> Tensor:
-        return y == self.source
+    def attackable(self, samples: Samples) -> Tensor:
+        return samples.targets == self.source
 
-    def coverable(self, y: Tensor) -> Tensor:
+    def coverable(self, samples: Samples) -> Tensor:
+        y = samples.targets
         if self.cover_classes:
             return torch.isin(y, torch.tensor(self.cover_classes, device=y.device))
         return (y != self.source) & (y != self.target)
 
-    def stamp(self, x: Tensor, patterns: Patterns, rng: torch.Generator) -> Tensor:
+    def trigger(self, x: Tensor, patterns: Patterns, draw: Draw) -> Tensor:
         return in_corner(x, white(self.size), self.opacity)

@@ -6,8 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bdray.attacks import Attack, Patterns, Setting
+from bdray.attacks import Patterns, Setting, ToClass
 from bdray.attacks._images import by_parts
+from bdray.samples import Draw, Samples
 from bdray.spec import Config, Count, NonNegative, Positive, Share
 
 
@@ -34,7 +35,7 @@ def sample(x: Tensor, grid: Tensor) -> Tensor:
     return by_parts(warped, x, grid.to(x.device).expand(len(x), -1, -1, -1))
 
 
-class WaNet(Attack):
+class WaNet(ToClass):
     """The authors choose the poison anew in every batch; here its index set is fixed, which defenses that read the training
     set need, and which is a weaker attack at the same rate."""
 
@@ -57,9 +58,9 @@ class WaNet(Attack):
         controls = torch.rand(1, 2, self.grid, self.grid, generator=setting.rng) * 2 - 1
         return {"grid": warp(controls, height, width, self.strength, self.rescale)}
 
-    def stamp(self, x: Tensor, patterns: Patterns, rng: torch.Generator) -> Tensor:
+    def trigger(self, x: Tensor, patterns: Patterns, draw: Draw) -> Tensor:
         return sample(x, patterns["grid"])
 
-    def disguise(self, x: Tensor, patterns: Patterns, setting: Setting) -> Tensor:
+    def disguised(self, x: Tensor, patterns: Patterns, samples: Samples, setting: Setting) -> Tensor:
         noise = torch.rand(len(x), *patterns["grid"].shape[1:], generator=setting.rng) * 2 - 1
         return sample(x, (patterns["grid"] + noise / x.shape[-2]).clamp(-1, 1))

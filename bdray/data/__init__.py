@@ -4,36 +4,16 @@
 that names the folder or file, what was expected there and where the data set is published.
 """
 
-import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, NoReturn, Self
+from typing import ClassVar, NamedTuple, NoReturn
 
 import torch
 from torch import Tensor
 
+from bdray.samples import Samples, Splits
 from bdray.seeds import rng
 from bdray.spec import Amount, BadInput, Config, Share, Spec, check_some
-
-
-@dataclass(frozen=True, eq=False)
-class Samples:
-    """Inputs at rest and their targets, in a stable order. Images: uint8 [N, C, H, W] and int64 class numbers [N]."""
-
-    inputs: Any
-    targets: Any
-
-    def __len__(self) -> int:
-        return len(self.targets)
-
-    def take(self, index: Tensor) -> Self:
-        """The samples at these positions (int64, or a bool mask of length N), as new tensors."""
-        return type(self)(self.inputs[index], self.targets[index])
-
-    def to(self, device: torch.device) -> Self:
-        """The samples on a device."""
-        return type(self)(self.inputs.to(device), self.targets.to(device))
 
 
 class Published(NamedTuple):
@@ -44,24 +24,6 @@ class Published(NamedTuple):
     classes: Sequence[str]
     units: Tensor | None = None
     """Which unit of the data set (`Data.unit`) each training sample belongs to, int64 [N]; None where each is one by itself."""
-
-
-class Splits(NamedTuple):
-    """What an experiment uses: the victim trains on `train`, `held` is clean data a defender may get, `test` is for scores."""
-
-    train: Samples
-    held: Samples
-    test: Samples
-    classes: Sequence[str]
-
-    def digest(self) -> str:
-        """64 hex digits of the SHA-256 of all samples, in order, and of the names of the classes."""
-        found = hashlib.sha256("\x1f".join(self.classes).encode())
-        for part in (self.train, self.held, self.test):
-            for values in (part.inputs, part.targets):
-                found.update(f"{values.dtype}{tuple(values.shape)}".encode())
-                found.update(values.contiguous().numpy())
-        return found.hexdigest()
 
 
 class Data(Spec):
@@ -96,6 +58,7 @@ class Data(Spec):
     def splits(self, root: Path) -> Splits:
         """The same splits on every machine and for every seed, so that before and after use the same samples."""
         train, test, classes, units = self.read(root)
+        test = Samples(test.inputs, test.targets, len(train) + torch.arange(len(test)))
         order = torch.randperm(len(train), generator=rng(0, "split", self.name))
         order = order[: self.limit or None]
         check_some(f"{self.name}.held", self.held, len(order), "holds out")
@@ -106,7 +69,8 @@ class Data(Spec):
         if units is None:
             mine = torch.arange(len(order)) < held
         else:
-            mine = whole_units(units[order], train.targets[order], self.held, rng(0, "units", self.name))
+            labels = torch.zeros(len(train), dtype=torch.int64) if train.labels is None else train.labels
+            mine = whole_units(units[order], labels[order], self.held, rng(0, "units", self.name))
         return Splits(train.take(order[~mine]), train.take(order[mine]), test.take(chosen), classes)
 
     def missing(self, folder: Path, problem: str = "is not there") -> NoReturn:

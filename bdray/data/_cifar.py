@@ -6,9 +6,9 @@ from typing import ClassVar
 import numpy as np
 import torch
 
-from bdray.data import Samples
 from bdray.data._images import Images
 from bdray.data._unpickle import arrays
+from bdray.samples import Samples
 
 
 class Cifar(Images):

@@ -13,9 +13,10 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from bdray.data import Data, Samples
+from bdray.data import Data
 from bdray.imagefile import opened
 from bdray.memory import whole_memory
+from bdray.samples import Samples
 from bdray.spec import BadInput
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)

@@ -10,9 +10,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 
-from bdray.data import Published, Samples
+from bdray.data import Published
 from bdray.data._cifar import Cifar
 from bdray.data._images import decode
+from bdray.samples import Samples
 from bdray.spec import BadInput
 
 FOLDER, PARQUET = "cifar-10-batches-py", "cifar10_jpeg.parquet"

@@ -7,8 +7,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from bdray.data import Published, Samples
+from bdray.data import Published
 from bdray.data._images import Images
+from bdray.samples import Samples
 from bdray.seeds import rng
 from bdray.spec import Config, Count
 

@@ -8,8 +8,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from bdray.data import Published, Samples
+from bdray.data import Published
 from bdray.data._images import Images, decode, image_files
+from bdray.samples import Samples
 from bdray.spec import BadInput, Count
 
 TRUTH, UNLABELLED = "GT-final_test.csv", "GT-final_test.test.csv"

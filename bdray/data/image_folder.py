@@ -7,8 +7,9 @@ from typing import ClassVar, NoReturn
 
 from pydantic import field_validator
 
-from bdray.data import Published, Samples
+from bdray.data import Published
 from bdray.data._images import Images, skipped_folders, subfolders
+from bdray.samples import Samples
 from bdray.spec import BadInput, Count, FilePath
 from bdray.wording import quoted
 

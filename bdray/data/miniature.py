@@ -7,8 +7,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from bdray.data import Published, Samples
+from bdray.data import Published
 from bdray.data._images import Images
+from bdray.samples import Samples
 from bdray.seeds import rng
 from bdray.spec import LARGEST, Config, Count
 

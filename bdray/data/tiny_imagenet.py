@@ -5,8 +5,9 @@ from typing import ClassVar
 
 import torch
 
-from bdray.data import Published, Samples
+from bdray.data import Published
 from bdray.data._images import Images, decode
+from bdray.samples import Samples
 from bdray.spec import BadInput, Count
 
 FOLDER, ANNOTATIONS = "tiny-imagenet-200", "val_annotations.txt"

@@ -9,8 +9,8 @@ import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
-from bdray.data import Samples, Splits
-from bdray.spec import Amount, BadInput, Config, Seed, Share, Spec
+from bdray.samples import Outline, Samples, Splits
+from bdray.spec import Amount, BadInput, Config, Incompatible, Seed, Share, Spec
 from bdray.task import Task
 from bdray.training import Checkpoint, Report, Training
 
@@ -41,8 +41,8 @@ class Evidence(NamedTuple):
     """The training set as the victim got it, poison included."""
     clean: Samples | None = None
     """Clean samples that the victim never saw."""
-    splits: Splits | None = None
-    """Only classes and shapes: every sample set in it is empty. For building a fresh model."""
+    outline: Outline | None = None
+    """For building a fresh model."""
     training: Training | None = None
     """The recipe that goes with `train`."""
     truth: Tensor | None = None
@@ -93,7 +93,7 @@ class Defense(Spec):
     def check_model(self, task: Task, splits: Splits) -> None:
         """Raise Incompatible, before anything is trained, for a model that this defense cannot work on."""
         if type(self).fits is not Defense.fits:
-            self.fits(_outline(task, len(splits.classes), tuple(splits.train.inputs.shape[1:])), task)
+            self.fits(_fresh(task, task.outline(splits)), task)
 
     def fits(self, model: nn.Module, task: Task) -> None:
         """Raise Incompatible for a model that this defense cannot work on; must not change it."""
@@ -105,7 +105,12 @@ class Defense(Spec):
         """
         order = torch.randperm(len(held), generator=rng)
         if self.shots:
-            mine = [order[held.targets[order] == c][: self.shots] for c in range(classes)]
+            if held.labels is None:
+                raise Incompatible(
+                    f"{self.name}.shots: got {self.shots}, but these samples have no classes to be counted by; set "
+                    f"{self.name}.clean instead"
+                )
+            mine = [order[held.labels[order] == c][: self.shots] for c in range(classes)]
             short = [c for c, positions in enumerate(mine) if len(positions) < self.shots]
             if short:
                 raise BadInput(
@@ -123,7 +128,6 @@ class Defense(Spec):
 
 
 @functools.lru_cache(maxsize=8)
-def _outline(task: Task, classes: int, shape: tuple[int, ...]) -> nn.Module:
+def _fresh(task: Task, outline: Outline) -> nn.Module:
     """A fresh model of a task, to look at, never to change."""
-    nothing = Samples(torch.empty(0, *shape, dtype=torch.uint8), torch.empty(0, dtype=torch.int64))
-    return task.build(Splits(nothing, nothing, nothing, [str(c) for c in range(classes)]), torch.Generator())
+    return task.build(outline, torch.Generator())

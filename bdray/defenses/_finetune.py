@@ -5,8 +5,8 @@ from typing import ClassVar, Literal
 import torch
 from torch import nn
 
-from bdray.data import Samples
 from bdray.defenses import Defense
+from bdray.samples import Samples
 from bdray.spec import Amount, BatchSize, NonNegative, Positive, Share
 from bdray.task import Task
 from bdray.training import Report, Training, fit

@@ -5,8 +5,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from bdray.data import Samples
 from bdray.finite import check_answers
+from bdray.samples import Samples
 from bdray.task import Task
 from bdray.training import batches, device
 
@@ -33,10 +33,8 @@ def losses(model: nn.Module, samples: Samples, task: Task) -> Tensor:
     found: list[Tensor] = []
     with torch.inference_mode():
         for part in batches(samples, 500):
-            batch = task.collate(part.to(device()))
-            outputs = model(batch.inputs)
-            found += [task.criterion(outputs[i : i + 1], batch.targets[i : i + 1]) for i in range(len(part))]
-    values = torch.stack(found).cpu()
+            found.append(task.losses(model, task.collate(part.to(device())).to(device())))
+    values = torch.cat(found).cpu()
     check_answers(values.isfinite(), "losses of the samples")
     return values
 

@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bdray.data import Samples
 from bdray.finite import check_answers
+from bdray.samples import Samples
 from bdray.still import still
 from bdray.task import Task
 from bdray.training import batches, device

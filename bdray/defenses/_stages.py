@@ -5,9 +5,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from bdray.data import Samples
 from bdray.defenses import Keep, unkept
 from bdray.finite import named
+from bdray.samples import Samples
 from bdray.spec import BadInput
 from bdray.task import Batch, Task
 from bdray.training import Report, Training, fit

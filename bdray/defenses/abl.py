@@ -11,10 +11,10 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from bdray.data import Splits
 from bdray.defenses import Defended, Defense, Evidence
 from bdray.defenses._isolation import losses, lowest
 from bdray.defenses._stages import Stages, portion
+from bdray.samples import Splits
 from bdray.spec import Amount, BatchSize, Count, NonNegative, Positive, Share
 from bdray.task import Batch, Task
 from bdray.training import Report, Training
@@ -54,8 +54,8 @@ class Abl(Defense):
     def defend(self, evidence: Evidence, task: Task, rng: torch.Generator, report: Report) -> Defended:
         train = evidence.train
         assert train is not None
-        assert evidence.splits is not None
-        stages, model = Stages(task, rng, report), task.build(evidence.splits, rng)
+        assert evidence.outline is not None
+        stages, model = Stages(task, rng, report), task.build(evidence.outline, rng)
         plain = {name: getattr(self, name) for name in ("lr", "batch", "momentum", "weight_decay")}
         plain["nesterov"] = self.momentum > 0
 

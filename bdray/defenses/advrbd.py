@@ -23,12 +23,12 @@ import torch.nn.functional as F
 from pydantic import model_validator
 from torch import Tensor, nn
 
-from bdray.data import Samples, Splits
 from bdray.defenses import Defended, Defense, Evidence, Show
 from bdray.defenses._isolation import losses, two_groups
 from bdray.defenses._partition import Perturbation, divergences
 from bdray.defenses._stages import Stages
 from bdray.finite import check_finite
+from bdray.samples import Samples, Splits
 from bdray.spec import BadInput, BatchSize, Config, Count, Later, NonNegative, Positive, Share
 from bdray.task import Task
 from bdray.training import Report, Training, device, parts
@@ -122,10 +122,10 @@ class AdvrBD(Defense):
     def defend(self, evidence: Evidence, task: Task, rng: torch.Generator, report: Report) -> Defended:
         assert evidence.train is not None
         assert evidence.training is not None
-        assert evidence.splits is not None
-        train = Samples(evidence.train.inputs.to(device()), evidence.train.targets.to(device()))
+        assert evidence.outline is not None
+        train = evidence.train.to(device())
         recipe, stages = evidence.training.model_copy(update={"workers": 1}), Stages(task, rng, report)
-        model = task.build(evidence.splits, rng)
+        model = task.build(evidence.outline, rng)
         augment = self.augment and recipe.augment
         warmup = recipe.model_copy(update={"epochs": self.warmup, "augment": augment})
         stages.fit("warmup", model, train, warmup, keep=evidence.keep)
@@ -141,7 +141,7 @@ class AdvrBD(Defense):
                 f"advrbd found {len(clean)} of {len(train)} samples clean, too few to train on: the enhanced model still gets "
                 "the others right; raise defense.lr, defense.iterations or defense.level"
             )
-        purified = task.build(evidence.splits, rng)
+        purified = task.build(evidence.outline, rng)
         stages.fit("clean", purified, train.take(clean.to(device())), recipe)
         if self.relabel:
             evidence.show(self.iterations + 1, model=purified)
@@ -167,7 +167,7 @@ class AdvrBD(Defense):
         at the first partition, and the iteration in which each was taken for clean (0: in none)."""
         taken = torch.zeros(len(train), dtype=torch.int64)
         first = torch.empty(0)
-        optimizer = training.model_copy(update={"lr": self.lr}).optimizer(model.parameters())
+        optimizer = training.model_copy(update={"lr": self.lr}).stepper(model.parameters())
         for iteration in range(1, self.iterations + 1):
             started = time.perf_counter()
             rest = (taken == 0).nonzero().flatten()

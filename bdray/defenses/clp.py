@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from bdray.channels import lipschitz, pairs
-from bdray.data import Samples, Splits
 from bdray.defenses import Defended, Defense, Evidence
 from bdray.finite import check_answers
+from bdray.samples import Outline, Splits
 from bdray.spec import Incompatible, NonNegative
 from bdray.task import Task
 from bdray.training import Report
@@ -34,7 +34,7 @@ class Clp(Defense):
     (n - 1) / sqrt(n) above, so that narrow layers need a lower one: 3 spares every layer of fewer than 11 channels."""
 
     def check_model(self, task: Task, splits: Splits) -> None:
-        if not prunable(task, len(splits.classes), tuple(splits.train.inputs.shape[1:])):
+        if not prunable(task, task.outline(splits)):
             raise Incompatible(
                 f"the defense 'clp' finds no BatchNorm after a convolution in the model {task.model.name!r}; choose another"
             )
@@ -42,9 +42,9 @@ class Clp(Defense):
     def defend(self, evidence: Evidence, task: Task, rng: torch.Generator, report: Report) -> Defended:
         model = evidence.model
         assert model is not None
-        assert evidence.splits is not None
+        assert evidence.outline is not None
         rows, channels = [], 0
-        for layer, conv, norm in sites(model, task, evidence.splits):
+        for layer, conv, norm in sites(model, task, evidence.outline):
             bounds = lipschitz(conv, norm).double()  # so that equal ones have a spread of exactly 0
             check_answers(bounds.isfinite(), f"bounds of the channels of {layer}")
             threshold = self.threshold(bounds)
@@ -62,16 +62,12 @@ class Clp(Defense):
 
 
 @functools.lru_cache(maxsize=8)
-def prunable(task: Task, classes: int, shape: tuple[int, ...]) -> bool:
+def prunable(task: Task, outline: Outline) -> bool:
     """Whether a fresh model of this task has such layers; the same for every setting."""
-    nothing = Samples(torch.empty(0, *shape, dtype=torch.uint8), torch.empty(0, dtype=torch.int64))
-    splits = Splits(nothing, nothing, nothing, [str(c) for c in range(classes)])
-    return bool(sites(task.build(splits, torch.Generator()), task, splits))
+    return bool(sites(task.build(outline, torch.Generator()), task, outline))
 
 
-def sites(model: nn.Module, task: Task, splits: Splits) -> list[tuple[str, nn.Module, nn.Module]]:
-    """Name, convolution and BatchNorm of the layers whose channels can be switched off, found with one input of zeros."""
-    shape, dtype = splits.train.inputs.shape[1:], splits.train.inputs.dtype
-    nothing = Samples(torch.zeros(1, *shape, dtype=dtype), torch.zeros(1, dtype=torch.int64))
-    inputs: Any = task.collate(nothing).to(next(model.parameters()).device).inputs
+def sites(model: nn.Module, task: Task, outline: Outline) -> list[tuple[str, nn.Module, nn.Module]]:
+    """Name, convolution and BatchNorm of the layers whose channels can be switched off, found with one made input."""
+    inputs: Any = task.collate(task.example(outline)).to(next(model.parameters()).device).inputs
     return [(name, conv, norm) for name, conv, norm in pairs(model, inputs) if norm.weight is not None]

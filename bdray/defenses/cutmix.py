@@ -44,8 +44,8 @@ class CutMix(Defense):
         train, training = evidence.train, evidence.training
         assert train is not None
         assert training is not None
-        assert evidence.splits is not None
-        model = task.build(evidence.splits, rng)
+        assert evidence.outline is not None
+        model = task.build(evidence.outline, rng)
         seed, draw, partners = int(torch.randint(2**62, (1,), generator=rng)), numpy_rng(rng), rng
         if self.epochs:
             training = training.model_copy(update={"epochs": self.epochs})

@@ -14,11 +14,11 @@ import torch.nn.functional as F
 from pydantic import model_validator
 from torch import Tensor, nn
 
-from bdray.data import Samples, Splits
 from bdray.defenses import Defended, Defense, Evidence
 from bdray.defenses._features import features, head
 from bdray.defenses._stages import Stages, portion
 from bdray.finite import check_answers, check_finite
+from bdray.samples import Outline, Samples, Splits
 from bdray.spec import Amount, BadInput, BatchSize, Count, Incompatible, NonNegative, Positive, Share
 from bdray.task import Task
 from bdray.training import Report, Training, batches, device
@@ -78,15 +78,15 @@ class Dbr(Defense):
         train, training = evidence.train, evidence.training
         assert train is not None
         assert training is not None
-        assert evidence.splits is not None
+        assert evidence.outline is not None
         clean, poison = self.counts(len(train))
         stages = Stages(task, rng, report)
-        distinguisher = self.distinguisher(train, evidence.splits, task, stages)
+        distinguisher = self.distinguisher(train, evidence.outline, task, stages)
         order = self.sensitivity(distinguisher, train, task, rng).argsort(stable=True)
         lowest, highest = order[:clean], order[-poison:]
         if self.victim_epochs:
             training = training.model_copy(update={"epochs": self.victim_epochs})
-        model = stages.fit("victim", task.build(evidence.splits, rng), train, training)
+        model = stages.fit("victim", task.build(evidence.outline, rng), train, training)
         self.remove(model, train.take(highest), train.take(lowest), stages)
         flagged = torch.zeros(len(train), dtype=torch.bool)
         flagged[highest] = True
@@ -101,9 +101,9 @@ class Dbr(Defense):
         plain = {name: getattr(self, name) for name in ("batch", "momentum", "weight_decay")}
         return Training(**plain, **fields, schedule="constant")
 
-    def distinguisher(self, train: Samples, splits: Splits, task: Task, stages: Stages) -> nn.Module:
+    def distinguisher(self, train: Samples, outline: Outline, task: Task, stages: Stages) -> nn.Module:
         """A model on whose features clean and poisoned samples of one class lie apart."""
-        model = task.build(splits, stages.rng)
+        model = task.build(outline, stages.rng)
         stages.fit("tuning", model, train, self.recipe(epochs=self.tuning_epochs, lr=self.lr, augment=False))
         if self.intra_epochs:
             recipe = self.recipe(epochs=self.intra_epochs, lr=self.lr, augment=False)
@@ -122,7 +122,7 @@ class Dbr(Defense):
         with torch.inference_mode():
             for part in batches(train, 500):
                 part, here = part.to(device()), slice(done, done + len(part))
-                other = Samples(moved(part.inputs, angles[here].to(device()), shifts[here].to(device())), part.targets)
+                other = part.having(inputs=moved(part.inputs, angles[here].to(device()), shifts[here].to(device())))
                 before, after = (features(model, task.collate(samples).inputs) for samples in (part, other))
                 found.append((before - after).square().mean(1))
                 done += len(part)
@@ -135,7 +135,7 @@ class Dbr(Defense):
 
         Raises FloatingPointError when a loss, or at last a weight, is no longer finite.
         """
-        optimizer = self.recipe(lr=self.removal_lr).optimizer(model.parameters())
+        optimizer = self.recipe(lr=self.removal_lr).stepper(model.parameters())
         tell = stages.told("removal", self.removal_epochs)
         for epoch in range(1, self.removal_epochs + 1):
             climbed = one_pass(model, poison, stages, optimizer, self.batch, ascend=True)

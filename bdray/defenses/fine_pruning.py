@@ -5,12 +5,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from bdray.data import Samples
 from bdray.defenses import Defended, Evidence
 from bdray.defenses._finetune import Tuned
+from bdray.samples import Samples
 from bdray.spec import Incompatible, Share
 from bdray.task import Task
-from bdray.training import Report, batches, device
+from bdray.training import Report
 
 
 class Columns(nn.Module):
@@ -65,12 +65,9 @@ class FinePruning(Tuned):
 
 
 def mean_inputs(model: nn.Module, layer: nn.Module, clean: Samples, task: Task) -> Tensor:
-    """The mean activation of each input of a layer over the samples, [in_features]."""
+    """The mean activation of each input of a layer over the samples, [in_features], in eval mode."""
     seen: list[Tensor] = []
-    hook = layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].sum(0)))
-    model.eval()
-    with torch.inference_mode():
-        for part in batches(clean, 500):
-            model(task.collate(part.to(device())).inputs)
+    hook = layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].flatten(0, -2).sum(0)))
+    task.predict(model, clean)
     hook.remove()
     return torch.stack(seen).sum(0) / len(clean)

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrize
 
-from bdray.data import Samples
 from bdray.defenses import Defended, Defense, Evidence
+from bdray.samples import Samples
 from bdray.seeds import numpy_rng
 from bdray.spec import BatchSize, Count, Incompatible, NonNegative, Positive, Share
 from bdray.task import Batch, Task
@@ -72,7 +72,7 @@ class Nft(Defense):
     reduction: Literal["sum", "mean"] = "sum"
     """Over all masks."""
     per_class: bool = True
-    """Divide the coefficient by the number of clean samples per class."""
+    """Divide the coefficient by the number of clean samples per class; without classes, by all of them."""
     mixup: NonNegative = 1.0
     """MixUp's lambda, one a batch, is drawn from Beta(mixup, mixup); 0 turns it off."""
     bn: Literal["train", "eval", "recalibrate"] = "train"
@@ -91,17 +91,17 @@ class Nft(Defense):
     augment: bool = True
 
     def defend(self, evidence: Evidence, task: Task, rng: torch.Generator, report: Report) -> Defended:
-        model, clean, splits = evidence.model, evidence.clean, evidence.splits
+        model, clean, outline = evidence.model, evidence.clean, evidence.outline
         assert model is not None
         assert clean is not None
-        assert splits is not None
-        clean = Samples(clean.inputs.to(device()), clean.targets.to(device()))
+        assert outline is not None
+        clean = clean.to(device())
         wanted = {p: p.requires_grad for p in model.parameters()}
         model.requires_grad_(False)
         masked = self.attach(model, task)
         masks: list[Tensor] = [m.mask.values for m in masked]
         optimizer = torch.optim.SGD(masks, self.lr, momentum=self.momentum)
-        coefficient = self.eta * (len(splits.classes) / len(clean) if self.per_class else 1.0)
+        coefficient = self.eta * (max(1, len(outline.classes)) / len(clean) if self.per_class else 1.0)
         model.train(self.bn != "eval")
         for step, batch in enumerate(self.draws(clean, task, rng)):
             for group in optimizer.param_groups:
@@ -161,10 +161,10 @@ class Nft(Defense):
             else:
                 waiting = waiting or parts(torch.randperm(len(clean), generator=rng), self.batch)
                 positions = waiting.pop(0)
-            part = clean.take(positions.to(clean.targets.device))
-            batch = task.collate(task.augment(part, rng) if self.augment else part)
+            part = clean.take(positions)
+            batch = task.collate(task.augment(part, rng) if self.augment else part).to(device())
             if self.mixup:
-                partner = torch.randperm(len(positions), generator=rng).to(clean.targets.device)
+                partner = torch.randperm(len(positions), generator=rng)
                 batch = task.mix(batch, partner, float(beta.beta(self.mixup, self.mixup)))
             yield batch
 
@@ -232,9 +232,9 @@ def recalibrate(model: nn.Module, clean: Samples, task: Task, size: int) -> None
         norm.momentum = None
     model.train()
     with torch.no_grad():
-        order = torch.arange(len(clean), device=clean.targets.device)
+        order = torch.arange(len(clean))
         for part in order.tensor_split(math.ceil(len(clean) / size)):  # parts of one size, since each counts as much
-            model(task.collate(clean.take(part)).inputs)
+            task.loss(model, task.collate(clean.take(part)).to(device()))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
 

@@ -5,6 +5,7 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 from torch import nn
 
+from bdray.samples import Outline
 from bdray.spec import Spec
 
 Width = Annotated[int, Field(ge=1, le=4096)]
@@ -23,6 +24,6 @@ class Model(Spec):
     width: Width = 64
     """Channels of the first stage; the published width is the default."""
 
-    def build(self, classes: int, shape: tuple[int, ...]) -> nn.Module:
-        """A fresh network for inputs of `shape` (without the batch axis), its weights from torch's global generator."""
+    def build(self, outline: Outline) -> nn.Module:
+        """A fresh network for such data, its weights from torch's global generator."""
         raise NotImplementedError

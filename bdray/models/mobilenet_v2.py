@@ -6,6 +6,7 @@ from torch import nn
 from torchvision.models import MobileNetV2 as Published
 
 from bdray.models import Model, Width
+from bdray.samples import Outline
 
 
 class MobileNetV2(Model):
@@ -17,8 +18,8 @@ class MobileNetV2(Model):
 
     width: Width = 32
 
-    def build(self, classes: int, shape: tuple[int, ...]) -> nn.Module:
-        small = shape[-1] <= 64
+    def build(self, outline: Outline) -> nn.Module:
+        small = outline.shape[-1] <= 64
         # expansion, channels, repeats, stride; the field's CIFAR versions drop the first two strides.
         stages = [
             [1, 16, 1, 1],
@@ -28,11 +29,11 @@ class MobileNetV2(Model):
             [6, 96, 3, 1],
             [6, 160, 3, 2],
         ]
-        net = Published(classes, self.width / 32, [*stages, [6, 320, 1, 1]], round_nearest=4, dropout=0.0)
+        net = Published(len(outline.classes), self.width / 32, [*stages, [6, 320, 1, 1]], round_nearest=4, dropout=0.0)
         if small:
             net.features[0][0].stride = (1, 1)
-        if shape[0] != 3:
+        if outline.shape[0] != 3:
             old = net.features[0][0]
-            net.features[0][0] = nn.Conv2d(shape[0], old.out_channels, 3, old.stride, 1, bias=False)
+            net.features[0][0] = nn.Conv2d(outline.shape[0], old.out_channels, 3, old.stride, 1, bias=False)
             nn.init.kaiming_normal_(net.features[0][0].weight, mode="fan_out")  # as torchvision's
         return net

@@ -6,6 +6,7 @@ from torch import nn
 
 from bdray.models import Model
 from bdray.models._resnet import PreActBlock, ResNet
+from bdray.samples import Outline
 
 
 class PreActResNet18(Model):
@@ -15,5 +16,5 @@ class PreActResNet18(Model):
     modality: ClassVar[str] = "image"
     stem: ClassVar[tuple[str, ...]] = ("conv1",)
 
-    def build(self, classes: int, shape: tuple[int, ...]) -> nn.Module:
-        return ResNet(PreActBlock, (2, 2, 2, 2), self.width, classes, shape)
+    def build(self, outline: Outline) -> nn.Module:
+        return ResNet(PreActBlock, (2, 2, 2, 2), self.width, len(outline.classes), outline.shape)

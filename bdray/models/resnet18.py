@@ -6,6 +6,7 @@ from torch import nn
 
 from bdray.models import Model
 from bdray.models._resnet import BasicBlock, ResNet
+from bdray.samples import Outline
 
 
 class ResNet18(Model):
@@ -14,5 +15,5 @@ class ResNet18(Model):
     modality: ClassVar[str] = "image"
     stem: ClassVar[tuple[str, ...]] = ("conv1", "bn1")
 
-    def build(self, classes: int, shape: tuple[int, ...]) -> nn.Module:
-        return ResNet(BasicBlock, (2, 2, 2, 2), self.width, classes, shape)
+    def build(self, outline: Outline) -> nn.Module:
+        return ResNet(BasicBlock, (2, 2, 2, 2), self.width, len(outline.classes), outline.shape)

@@ -8,6 +8,7 @@ from torch import nn
 from torchvision.models.vgg import make_layers
 
 from bdray.models import Model
+from bdray.samples import Outline
 
 PLAN: list[int | str] = [1, 1, "M", 2, 2, "M", 4, 4, 4, 4, "M", 8, 8, 8, 8, "M", 8, 8, 8, 8, "M"]
 """Channels in multiples of the width; M halves height and width."""
@@ -18,15 +19,15 @@ class Vgg19Bn(Model):
 
     modality: ClassVar[str] = "image"
 
-    def build(self, classes: int, shape: tuple[int, ...]) -> nn.Module:
+    def build(self, outline: Outline) -> nn.Module:
         plan = [step if isinstance(step, str) else step * self.width for step in PLAN]
-        while min(shape[-2:]) < 2 ** plan.count("M"):  # smaller images (digits) lose the last halvings
+        while min(outline.shape[-2:]) < 2 ** plan.count("M"):  # smaller images (digits) lose the last halvings
             plan.reverse()
             plan.remove("M")
             plan.reverse()
         features = make_layers(plan, batch_norm=True)
-        if shape[0] != 3:
-            features[0] = nn.Conv2d(shape[0], self.width, 3, padding=1)
-        head = nn.Linear(8 * self.width, classes)
+        if outline.shape[0] != 3:
+            features[0] = nn.Conv2d(outline.shape[0], self.width, 3, padding=1)
+        head = nn.Linear(8 * self.width, len(outline.classes))
         parts = {"features": features, "pool": nn.AdaptiveAvgPool2d(1), "flatten": nn.Flatten(), "classifier": head}
         return nn.Sequential(OrderedDict(parts))

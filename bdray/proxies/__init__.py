@@ -11,7 +11,7 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from bdray.data import Samples, Splits
+from bdray.samples import Samples, Splits
 from bdray.spec import Count, Incompatible, Spec
 from bdray.task import Task
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bdray.data import Samples
+from bdray.samples import Samples
 from bdray.task import Task
 from bdray.training import device
 

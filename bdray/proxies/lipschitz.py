@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from bdray.channels import lipschitz, pairs
-from bdray.data import Samples, Splits
 from bdray.proxies import Misfit, Prepared, Proxy
+from bdray.samples import Samples, Splits
 from bdray.spec import NonNegative
 from bdray.task import Task
 
@@ -27,7 +27,8 @@ class Lipschitz(Proxy):
 
     def check(self, task: Task, splits: Splits) -> None:
         super().check(task, splits)
-        if not pairs(task.build(splits, torch.Generator()), _any(task, splits.train)):
+        outline = task.outline(splits)
+        if not outline.shape or not pairs(task.build(outline, torch.Generator()), _any(task, splits.train)):
             raise Misfit(
                 f"the proxy {self.name!r} finds no BatchNorm after a convolution in the model {task.model.name!r}; choose "
                 "another proxy"

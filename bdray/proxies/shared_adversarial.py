@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bdray.data import Samples
 from bdray.proxies import Prepared, Proxy
 from bdray.proxies._images import at_rest, pixels
+from bdray.samples import Samples
 from bdray.spec import Count, Positive
 from bdray.still import still
 from bdray.task import Task

@@ -10,8 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
-from bdray.data import Data, Published, Samples
+from bdray.data import Data, Published
 from bdray.data._images import decode
+from bdray.samples import Samples
 from bdray.spec import Config
 
 # The litter in the miniature is told of: see test_image_folders.py.

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from bdray.data import Data, Published, Samples, Splits
+from bdray.data import Data, Published
 from bdray.data.miniature import Miniature
+from bdray.samples import Samples, Splits
 from bdray.seeds import rng
 from bdray.spec import BadInput
 from bdray.task import Task

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from bdray.data import Samples
+from bdray.samples import Samples
 from bdray.seeds import seed_of
 from bdray.store import Store, StoreCheckpoint
 from bdray.tasks.image import Image
