@@ -57,7 +57,7 @@ def partition(data: str, width: int) -> Callable[[str, int], None]:
     draw, defense = rng(0, "noise"), AdvrBD()
     pixels = torch.randint(256, (1, 3, SIZES[data], SIZES[data]), generator=draw, dtype=torch.uint8)
     one = Samples(pixels, torch.zeros(1, dtype=torch.int64))
-    model = place(task.build(Splits(one, one, one, tuple("0123456789")), rng(0))).eval()
+    model = place(task.build(task.outline(Splits(one, one, one, tuple("0123456789"))), rng(0))).eval()
     how, random = defense.perturbation(one), torch.Generator(device()).manual_seed(0)
 
     def work(way: str, count: int) -> None:

@@ -75,11 +75,16 @@ def variants(width: int, steps: int) -> dict[str, Callable[[], list[Tensor]]]:
     pixels, targets = images(500)
     clean = Samples(pixels.to(device()), targets.to(device()))
     splits = Splits(clean, clean, clean, tuple("0123456789"))
-    victim = experiment.task.build(splits, rng(0))
+    victim = experiment.task.build(experiment.task.outline(splits), rng(0))
 
     def ours() -> list[Tensor]:
         evidence = Evidence(
-            model=place(copy.deepcopy(victim)), train=None, clean=clean, splits=splits, training=None, truth=None
+            model=place(copy.deepcopy(victim)),
+            train=None,
+            clean=clean,
+            outline=experiment.task.outline(splits),
+            training=None,
+            truth=None,
         )
         table = experiment.defense.defend(evidence, experiment.task, rng(0, "draws"), silent).tables["masks"]
         return [torch.tensor(table["mask"].to_pylist())]

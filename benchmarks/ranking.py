@@ -68,7 +68,7 @@ def ranked(attack: str, options: argparse.Namespace) -> str:
     setting = Setting(task, splits, experiment.training, rng(0, "trigger"), silent)
     harm = poison(experiment.attack, experiment.attack.patterns(setting), setting._replace(rng=rng(0, "poison")))
     truth, train = truth_of(experiment, harm, splits), harm.apply(experiment.attack, splits.train).to(device())
-    net = task.build(splits, rng(0, "weights"))
+    net = task.build(task.outline(splits), rng(0, "weights"))
     spent = seconds(lambda: fit(net, train, task, experiment.training, seed=0))
     right = task.predict(net, train) == truth.labels
     draw, bad = rng(0, "samples"), truth.poisoned

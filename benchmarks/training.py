@@ -77,10 +77,10 @@ def variants(width: int, count: int) -> dict[str, Callable[[int], None]]:
 
     def ours(epochs: int) -> None:
         recipe = experiment.training.model_copy(update={"epochs": epochs})
-        fit(experiment.task.build(splits, rng(0)), samples, experiment.task, recipe, seed=0)
+        fit(experiment.task.build(experiment.task.outline(splits), rng(0)), samples, experiment.task, recipe, seed=0)
 
     def theirs(epochs: int) -> None:
-        net: Any = experiment.task.build(splits, rng(0))
+        net: Any = experiment.task.build(experiment.task.outline(splits), rng(0))
         field(net.net, pixels, targets, experiment, epochs)
 
     return {"bdray": ours, "field": theirs}

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bdray.attacks import Attack, Setting
+from bdray.attacks import Attack, Patterns, Setting
 from bdray.samples import Samples, Splits
 from bdray.seeds import rng
 from bdray.spec import Config
@@ -45,9 +45,28 @@ def setting(modality: str, seed: int = 0, purpose: str = "poison") -> Setting:
     return Setting(task, splits, Training(epochs=1, batch=50), rng(seed, purpose), silent)
 
 
+def of(x: Tensor) -> Samples:
+    """Images of four classes in turn."""
+    return Samples(x, torch.arange(len(x)) % 4)
+
+
 def stamped(attack: Attack, x: Tensor, seed: int = 0) -> Tensor:
     """Images stamped with the trigger that this seed draws for their shape."""
-    samples = Samples(x, torch.arange(len(x)) % 4)
-    task, _ = made("image")
+    samples, (task, _) = of(x), made("image")
     where = Setting(task, Splits(samples, samples, samples, "abcd"), Training(), rng(seed, "trigger"), silent)
-    return attack.stamp(x, attack.patterns(where), rng(seed, "test"))
+    return stamp(attack, x, attack.patterns(where))
+
+
+def stamp(attack: Attack, x: Tensor, patterns: Patterns) -> Tensor:
+    """Images as they are triggered at test time."""
+    return attack.stamp(of(x), patterns, 0).samples.inputs
+
+
+def plant(attack: Attack, x: Tensor, patterns: Patterns, where: Setting) -> Tensor:
+    """Images as they stand in poisoned samples."""
+    return attack.plant(of(x), patterns, where).inputs
+
+
+def disguise(attack: Attack, x: Tensor, patterns: Patterns, where: Setting) -> Tensor:
+    """Images as they stand in cover samples."""
+    return attack.disguise(of(x), patterns, where).inputs

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from bdray.defenses import Evidence
 from bdray.defenses._stages import Stages
 from bdray.defenses.abl import Abl, Dropping, losses, lowest
-from bdray.samples import Samples, Splits
+from bdray.samples import Outline, Samples, Splits
 from bdray.seeds import rng
 from bdray.spec import BadInput
 from bdray.task import Task
@@ -39,8 +39,7 @@ def bright(values: list[int], label: int = 1) -> Samples:
 
 
 def evidence(samples: Samples) -> Evidence:
-    nothing = samples.take(torch.empty(0, dtype=torch.int64))
-    return Evidence(train=samples, splits=Splits(nothing, nothing, nothing, "ab"), training=Training())
+    return Evidence(train=samples, outline=Outline(("a", "b"), tuple(samples.inputs.shape[1:])), training=Training())
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from torch import Tensor
 from bdray.attacks import Attack
 from bdray.attacks._images import CHECKER
 from bdray.spec import BadInput, Config
-from tests.setting import made, setting, stamped
+from tests.setting import made, plant, setting, stamped
 from tests.test_spec import refusal
 
 GREY = 100
@@ -26,7 +26,7 @@ def attack_of(**fields: Any) -> Attack:
 def planted(attack: Attack, count: int, seed: int = 0) -> Tensor:
     """Grey images as they stand in the training set."""
     x = torch.full((count, 3, 16, 16), GREY, dtype=torch.uint8)
-    return attack.plant(x, attack.patterns(setting("image")), setting("image", seed))
+    return plant(attack, x, attack.patterns(setting("image")), setting("image", seed))
 
 
 def quadrants(images: Tensor) -> Tensor:
@@ -127,7 +127,7 @@ def test_files_stamp_what_backdoor_toolbox_stamps(kind: str, tmp_path: Path) -> 
     for patch, there in patches:
         expected = expected + there * (patch - expected)
     assert np.array_equal(stamped(attack, x).numpy(), expected)
-    seen = attack.plant(x, attack.patterns(setting("image")), setting("image")).numpy()
+    seen = plant(attack, x, attack.patterns(setting("image")), setting("image")).numpy()
     each = [
         np.floor(clean + alpha * there * (patch - clean)) for alpha, (patch, there) in zip((0.5, 0.25), patches, strict=True)
     ]

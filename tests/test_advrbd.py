@@ -18,7 +18,7 @@ from bdray.defenses._stages import Stages
 from bdray.defenses.advrbd import AdvrBD
 from bdray.experiment import backdoor, collect, load, run
 from bdray.provenance import provenance
-from bdray.samples import Samples, Splits
+from bdray.samples import Outline, Samples, Splits
 from bdray.seeds import rng
 from bdray.spec import BadInput
 from bdray.store import Store, StoreCheckpoint
@@ -48,8 +48,7 @@ def bright(values: list[int] | Tensor, labels: list[int] | Tensor | int = 1) -> 
 
 
 def evidence(samples: Samples, **more: Any) -> Evidence:
-    nothing = samples.take(torch.empty(0, dtype=torch.int64))
-    return Evidence(train=samples, splits=Splits(nothing, nothing, nothing, "ab"), training=PLAIN, **more)
+    return Evidence(train=samples, outline=Outline(("a", "b"), tuple(samples.inputs.shape[1:])), training=PLAIN, **more)
 
 
 # Which samples are taken for clean
@@ -275,7 +274,7 @@ def unlearnt(
     training: Training = PLAIN,
     dirty: Tensor | None = None,
 ) -> float:
-    optimizer = training.model_copy(update={"lr": defense.lr}).optimizer(model.parameters())
+    optimizer = training.model_copy(update={"lr": defense.lr}).stepper(model.parameters())
     dirty = ~clean if dirty is None else dirty
     return defense.unlearn(model, train, dirty, clean, TASK, training, optimizer, rng(0))
 

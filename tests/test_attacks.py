@@ -8,7 +8,7 @@ from bdray.data import Data
 from bdray.samples import Samples
 from bdray.seeds import rng
 from bdray.spec import BadInput, Config, least_share
-from tests.setting import MADE, PAIRS, attack_of, made, setting
+from tests.setting import MADE, PAIRS, attack_of, disguise, made, plant, setting, stamp
 
 every_attack = pytest.mark.parametrize(("name", "modality"), PAIRS, ids=[f"{n}-{m}" for n, m in PAIRS])
 
@@ -18,7 +18,7 @@ def poisoned_by(attack: Attack, modality: str, seed: int = 0) -> tuple[Poison, S
     patterns = attack.patterns(setting(modality, seed, "trigger"))
     harm = poison(attack, patterns, setting(modality, seed))
     train = made(modality)[1].train
-    return harm, train, harm.apply(attack, train)
+    return harm, train, harm.apply(train)
 
 
 @every_attack
@@ -47,8 +47,8 @@ def test_only_the_chosen_samples_change(name: str, modality: str) -> None:
     assert poisoned.inputs.shape == train.inputs.shape
     changed = (poisoned.inputs != train.inputs).flatten(1).any(1).nonzero().flatten()
     assert changed.tolist() == sorted([*harm.poisoned.tolist(), *harm.cover.tolist()])
-    assert torch.equal(poisoned.inputs[harm.poisoned], harm.planted)
-    assert torch.equal(poisoned.inputs[harm.cover], harm.disguised)
+    assert torch.equal(poisoned.inputs[harm.poisoned], harm.planted.inputs)
+    assert torch.equal(poisoned.inputs[harm.cover], harm.disguised.inputs)
 
 
 @every_attack
@@ -56,11 +56,11 @@ def test_what_is_planted_is_not_written_into_the_inputs(name: str, modality: str
     attack = attack_of(name)
     patterns = attack.patterns(setting(modality, 0, "trigger"))
     kept = {key: tensor.clone() for key, tensor in patterns.items()}
-    x = made(modality)[1].train.take(attack.poisonable(made(modality)[1].train.targets)).inputs[:8]
+    x = made(modality)[1].train.take(attack.poisonable(made(modality)[1].train)).inputs[:8]
     before = x.clone()
-    planted = attack.plant(x, patterns, setting(modality))
-    disguised = attack.disguise(x, patterns, setting(modality))
-    for found in (planted, disguised, attack.stamp(x, patterns, rng(0))):
+    planted = plant(attack, x, patterns, setting(modality))
+    disguised = disguise(attack, x, patterns, setting(modality))
+    for found in (planted, disguised, stamp(attack, x, patterns)):
         assert found.data_ptr() != x.data_ptr()
     assert torch.equal(x, before)
     assert patterns.keys() == kept.keys()
@@ -79,9 +79,9 @@ def test_labels(name: str, modality: str, target: int) -> None:
     source = {"tact": 1}.get(name)
     attacked = [c != target if source is None else c == source for c in range(4)]
     poisonable = [c == target for c in range(4)] if attack.clean_label else attacked
-    every_class = torch.arange(4)
+    every_class = Samples(train.inputs[:4], torch.arange(4))
     assert attack.attackable(every_class).tolist() == attacked
-    assert attack.relabel(every_class).tolist() == [target] * 4
+    assert attack.stamp(every_class, attack.patterns(setting(modality)), 0).wanted.tolist() == [target] * 4
     assert attack.poisonable(every_class).tolist() == poisonable
     assert set(train.targets[harm.poisoned].tolist()) <= {c for c in range(4) if poisonable[c]}
     coverable = attack.coverable(every_class)
@@ -98,7 +98,11 @@ def test_the_seed_alone_decides(name: str, modality: str) -> None:
     same, _, _ = poisoned_by(attack, modality, 7)
     other, _, _ = poisoned_by(attack, modality, 8)
     for field in Poison._fields:
-        assert torch.equal(getattr(first, field), getattr(same, field))
+        mine, again = getattr(first, field), getattr(same, field)
+        both = (
+            ((mine, again),) if isinstance(mine, torch.Tensor) else ((mine.inputs, again.inputs), (mine.targets, again.targets))
+        )
+        assert all(torch.equal(one, two) for one, two in both)
     assert not torch.equal(first.poisoned, other.poisoned)
     assert not torch.equal(first.cover, other.cover)
 
@@ -115,7 +119,7 @@ def test_rate_zero_poisons_nothing(name: str, modality: str) -> None:
 def test_too_few_to_poison_says_how_many_there_are(name: str, modality: str) -> None:
     attack = attack_of(name, rate=0.9, cover=0)
     _, splits = made(modality)
-    possible = int(attack.poisonable(splits.train.targets).sum())
+    possible = int(attack.poisonable(splits.train).sum())
     with pytest.raises(BadInput) as caught:
         attack.check(splits)
     text = str(caught.value)
@@ -130,13 +134,13 @@ def test_the_largest_rate_works_whatever_the_counts(possible: int, total: int) -
     y = torch.ones(total, dtype=torch.int64)
     y[:possible] = 0
     with pytest.raises(BadInput, match=f"only {possible} can be poisoned") as caught:
-        attack_of("sig", rate=1.0).select(torch.cat([y, torch.ones(1, dtype=torch.int64)]), rng(0))
+        attack_of("sig", rate=1.0).select(Samples(more := torch.cat([y, torch.ones(1, dtype=torch.int64)]), more), rng(0))
     assert f"of {total + 1} " in str(caught.value)
     if possible < total:
         with pytest.raises(BadInput) as caught:
-            attack_of("sig", rate=1.0).select(y, rng(0))
+            attack_of("sig", rate=1.0).select(Samples(y, y), rng(0))
         largest = float(str(caught.value).rpartition(" ")[2])
-        assert len(attack_of("sig", rate=largest).select(y, rng(0))[0]) == possible
+        assert len(attack_of("sig", rate=largest).select(Samples(y, y), rng(0))[0]) == possible
 
 
 @every_attack
@@ -182,12 +186,12 @@ def test_a_target_that_is_no_class_is_refused_at_any_rate(name: str, modality: s
 def test_five_percent_of_a_hundred_classes_are_more_than_a_class_has(config: Config, origin: str) -> None:
     y = torch.arange(50_000) % 100
     with pytest.raises(BadInput) as caught:
-        Attack.of(config).select(y, rng(0))
+        Attack.of(config).select(Samples(y, y), rng(0))
     assert str(caught.value) == (
         f"{config['name']}.rate: got 0.05, that is 2500 of 50000 training samples, but only 500 can be poisoned ({origin}); "
         "the largest possible rate is 0.01"
     )
-    poisoned, _ = Attack.of({**config, "rate": 0.01}).select(y, rng(0))
+    poisoned, _ = Attack.of({**config, "rate": 0.01}).select(Samples(y, y), rng(0))
     assert len(poisoned) == 500
     assert len(y[poisoned].unique()) == 1
 

@@ -85,7 +85,7 @@ def panel(classes: int, store: Store, monkeypatch: pytest.MonkeyPatch) -> list[R
         for name in DEFENSES:
             config = {"name": name, **({"clean": 100 / len(splits.train.targets)} if name == "memoriser" else {})}
             experiment = tiny(attack={**attack, "target": 0}, defense=config)
-            victim = Backdoored(model, {}, harm, evaluate(model, experiment, {}, splits), 1.0)
+            victim = Backdoored(model, {}, harm, evaluate(model, experiment, {}, splits).scores, 1.0)
             monkeypatch.setattr("bdray.experiment._victim", lambda *_, victim=victim: victim)
             row = run(experiment, store, Path(f"classes{classes}"))
             left = row.asr_after if name in ("none", "honest") else 0.0

@@ -34,7 +34,7 @@ def two_channels() -> tuple[nn.Conv2d, nn.BatchNorm2d]:
 def prune(model: nn.Module, channels: int, **fields: Any) -> tuple[list[dict], dict[str, float]]:
     """Prunes in place; the table's rows and the report."""
     told: dict[str, float] = {}
-    evidence = Evidence(model=model, splits=splits(channels))
+    evidence = Evidence(model=model, outline=TASK.outline(splits(channels)))
     out = Clp(**fields).defend(evidence, TASK, rng(0), lambda step, **metrics: told.update(metrics))
     return out.tables["pruned"].to_pylist(), told
 
@@ -94,7 +94,7 @@ class Norms(nn.Module):
 
 
 def test_which_norms_it_looks_at() -> None:
-    assert [name for name, _, _ in sites(Norms(), TASK, splits(3))] == ["after", "one"]
+    assert [name for name, _, _ in sites(Norms(), TASK, TASK.outline(splits(3)))] == ["after", "one"]
     _, told = prune(Norms().eval(), 3)
     assert told["channels"] == 5
 
@@ -109,9 +109,9 @@ def test_a_model_without_such_a_pair_is_refused(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_nothing_but_the_model_is_needed() -> None:
-    model = TASK.build(splits(3), rng(0))
+    model = TASK.build(TASK.outline(splits(3)), rng(0))
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    evidence = Evidence(model=model, splits=splits(3))
+    evidence = Evidence(model=model, outline=TASK.outline(splits(3)))
     out = Clp(u=1.0).defend(evidence, TASK, rng(0), silent)
     changed = {name for name, value in out.model.state_dict().items() if not torch.equal(value, before[name])}
     assert changed

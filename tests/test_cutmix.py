@@ -9,7 +9,7 @@ from torch import nn
 from bdray.defenses import Evidence
 from bdray.defenses import cutmix as module
 from bdray.defenses.cutmix import CutMix, box, pasted
-from bdray.samples import Samples, Splits
+from bdray.samples import Outline, Samples
 from bdray.seeds import numpy_rng, rng
 from bdray.spec import BadInput
 from bdray.task import Batch, Task
@@ -64,7 +64,9 @@ def mixing(monkeypatch: pytest.MonkeyPatch, **fields: Any) -> tuple[Any, Trainin
 
     monkeypatch.setattr(module, "fit", fit)
     samples = Samples(torch.zeros(4, 3, 8, 8, dtype=torch.uint8), torch.arange(4))
-    evidence = Evidence(train=samples, splits=Splits(samples, samples, samples, "abcd"), training=Training(epochs=7))
+    evidence = Evidence(
+        train=samples, outline=Outline(tuple("abcd"), tuple(samples.inputs.shape[1:])), training=Training(epochs=7)
+    )
     CutMix(**fields).defend(evidence, TASK, rng(0), silent)
     return found["adversary"], found["training"]
 

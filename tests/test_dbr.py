@@ -13,7 +13,7 @@ from bdray.defenses import dbr as module
 from bdray.defenses._features import features
 from bdray.defenses._stages import Stages
 from bdray.defenses.dbr import Dbr, likeness, moved
-from bdray.samples import Samples, Splits
+from bdray.samples import Outline, Samples, Splits
 from bdray.seeds import rng
 from bdray.spec import BadInput, Incompatible
 from bdray.task import Task
@@ -51,8 +51,7 @@ def images(count: int, height: int = 9, width: int = 12) -> Samples:
 
 
 def evidence(samples: Samples) -> Evidence:
-    nothing = samples.take(torch.empty(0, dtype=torch.int64))
-    return Evidence(train=samples, splits=Splits(nothing, nothing, nothing, "ab"), training=Training(epochs=7))
+    return Evidence(train=samples, outline=Outline(("a", "b"), tuple(samples.inputs.shape[1:])), training=Training(epochs=7))
 
 
 # The transformation

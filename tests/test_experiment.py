@@ -87,7 +87,7 @@ def test_scores_by_hand(store: Store) -> None:
 
     experiment = tiny(attack={"name": "badnets", "target": 2})
     splits = load(experiment.task.data, Path())
-    found = evaluate(Always(), experiment, {}, splits)
+    found = evaluate(Always(), experiment, {}, splits).scores
     assert (found.utility, found.asr, found.recovery, found.target_utility) == (0.25, 1.0, 0.0, 1.0)
 
 
@@ -100,7 +100,7 @@ def test_asr_never_counts_the_target_class_and_triggers_the_rest(store: Store) -
             return torch.nn.functional.one_hot(torch.where(white, 2, 0), 4).float()
 
     experiment = tiny(attack={"name": "badnets", "target": 2})
-    found = evaluate(Echo(), experiment, {}, load(experiment.task.data, Path()))
+    found = evaluate(Echo(), experiment, {}, load(experiment.task.data, Path())).scores
     assert (found.utility, found.asr, found.recovery) == (0.25, 1.0, 0.0)
 
 
@@ -136,7 +136,7 @@ def test_a_stored_victim_is_the_trained_one(store: Store) -> None:
     assert all(torch.equal(a, b) for a, b in zip(trained.poison, stored.poison, strict=True))
     assert trained.scores == stored.scores
     splits = load(tiny().task.data, Path())
-    assert evaluate(stored.model, tiny(attack="wanet"), stored.patterns, splits) == trained.scores
+    assert evaluate(stored.model, tiny(attack="wanet"), stored.patterns, splits).scores == trained.scores
     folder = Path(store.location()) / "victims" / tiny(attack="wanet").victim_key()
     assert sorted(p.name for p in folder.iterdir()) == ["attack.safetensors", "model.safetensors", "victim.json"]
     assert not list((Path(store.location()) / "checkpoints").iterdir())

@@ -21,7 +21,6 @@ from bdray.experiment import backdoor, load, run
 from bdray.finite import check_answers, check_finite, is_finite
 from bdray.objective import Objective
 from bdray.proxies import Proxy
-from bdray.samples import Samples
 from bdray.seeds import rng
 from bdray.spec import BadInput
 from bdray.store import Store
@@ -85,7 +84,7 @@ def test_weights_lost_in_the_last_step_are_told_and_not_kept() -> None:
     """The loss before the step was finite, and there is no loss after it."""
     splits, kept = load(TASK.data, Path()), Kept()
     recipe = Training(epochs=1, batch=len(splits.train), weight_decay=1e30, lr=1e10)
-    model = TASK.build(splits, rng(0))
+    model = TASK.build(TASK.outline(splits), rng(0))
     with pytest.raises(FloatingPointError, match=r"after epoch 1; lower the lr \(1e\+10\) or the weight decay \(1e\+30\)"):
         fit(model, splits.train, TASK, recipe, 0, checkpoint=kept)
     assert kept.epochs == []
@@ -94,10 +93,10 @@ def test_weights_lost_in_the_last_step_are_told_and_not_kept() -> None:
 def test_a_checkpoint_that_was_kept_diverged_is_not_gone_on_from() -> None:
     splits, kept = load(TASK.data, Path()), Kept()
     recipe = Training(epochs=1, batch=64)
-    fit(TASK.build(splits, rng(0)), splits.train, TASK, recipe, 0, checkpoint=kept)
+    fit(TASK.build(TASK.outline(splits), rng(0)), splits.train, TASK, recipe, 0, checkpoint=kept)
     kept.tensors["model.net.bn1.running_var"][0] = INF
     with pytest.raises(FloatingPointError, match="no longer finite after epoch 1"):
-        fit(TASK.build(splits, rng(0)), splits.train, TASK, recipe, 0, checkpoint=kept)
+        fit(TASK.build(TASK.outline(splits), rng(0)), splits.train, TASK, recipe, 0, checkpoint=kept)
 
 
 DIGITS = ["task.data=digits", "task.data.limit=200", "task.data.test_limit=100", "task.model.width=4", "training.epochs=1"]
@@ -174,7 +173,7 @@ def test_a_defense_that_diverged_is_a_failed_row(what: str, store: Store, monkey
 
 def test_what_tells_samples_apart_has_to_be_a_number() -> None:
     """The lowest, highest or largest of NaNs is any."""
-    splits, model = load(TASK.data, Path()), TASK.build(load(TASK.data, Path()), rng(0))
+    splits, model = load(TASK.data, Path()), TASK.build(TASK.outline(load(TASK.data, Path())), rng(0))
     part = splits.train.take(torch.arange(20))
     model.net.conv1.weight.data.fill_(NAN)  # type: ignore[union-attr, operator]
     how = Perturbation(2, 0.1, 1, 0.1, "kl")
@@ -186,8 +185,7 @@ def test_what_tells_samples_apart_has_to_be_a_number() -> None:
         divergences(model, part, TASK, how, rng(0))
     model.net.conv1.weight.data.fill_(1.0)  # type: ignore[union-attr, operator]
     model.net.bn1.weight.data.fill_(INF)  # type: ignore[union-attr, operator]
-    none = Samples(part.inputs[:0], part.targets[:0])
-    evidence = Evidence(model=model, splits=splits._replace(train=none))
+    evidence = Evidence(model=model, outline=TASK.outline(splits))
     with pytest.raises(FloatingPointError, match=r"of 4 bounds of the channels of net\.bn1 are not finite"):
         Clp().defend(evidence, TASK, rng(0), silent)
 

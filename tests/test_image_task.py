@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bdray.data import Data
-from bdray.samples import Samples, Splits
+from bdray.samples import Outline, Samples, Splits
 from bdray.seeds import rng
 from bdray.spec import Config
 from bdray.task import Batch, Task
@@ -30,7 +30,7 @@ def images(count: int, *shape: int, seed: int = 0) -> Samples:
 
 
 def model_of(task: Task, samples: Samples, seed: int = 0) -> nn.Module:
-    return task.build(Splits(samples, samples, samples, "abcd"), rng(seed, "weights"))
+    return task.build(task.outline(Splits(samples, samples, samples, "abcd")), rng(seed, "weights"))
 
 
 # Augmentation
@@ -189,7 +189,6 @@ def test_prediction_changes_nothing() -> None:
 def test_scores_by_hand() -> None:
     said, true = torch.tensor([0, 1, 2, 2, 3]), torch.tensor([0, 1, 1, 2, 0])
     assert FLIPPED.score(said, true) == 0.6
-    assert FLIPPED.success(said, torch.full((5,), 2)) == 0.4
     assert type(FLIPPED.score(said, true)) is float
 
 
@@ -198,7 +197,6 @@ def test_no_samples_no_score() -> None:
     assert nothing.tolist() == []
     assert nothing.dtype == torch.int64
     assert math.isnan(FLIPPED.score(nothing, nothing))
-    assert math.isnan(FLIPPED.success(nothing, nothing))
 
 
 # The model
@@ -213,7 +211,7 @@ def test_normalisation_is_in_the_model_and_not_in_its_state() -> None:
         assert torch.allclose(layer(x)[:, channel], (x[:, channel] - mean) / std)
     samples = images(2)
     model = model_of(FLIPPED, samples)
-    net = FLIPPED.model.build(4, (3, 16, 16))
+    net = FLIPPED.model.build(Outline(tuple("abcd"), (3, 16, 16)))
     assert list(model.state_dict()) == [f"net.{key}" for key in net.state_dict()]
     assert {name.split(".")[0] for name, _ in model.named_buffers()} == {"normalize", "net"}
 

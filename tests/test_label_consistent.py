@@ -12,7 +12,7 @@ from bdray.attacks.label_consistent import LabelConsistent
 from bdray.seeds import rng
 from bdray.spec import Config
 from bdray.training import Training
-from tests.setting import made, setting, stamped
+from tests.setting import made, plant, setting, stamp, stamped
 
 
 def clean_loss(model: nn.Module, x: Tensor, target: int) -> float:
@@ -35,11 +35,11 @@ def perturbed(
         return fit(model, *rest, **more)
 
     monkeypatch.setattr(module, "fit", spy)
-    monkeypatch.setattr(module.LabelConsistent, "stamp", lambda self, x, patterns, rng: x)
+    monkeypatch.setattr(module.LabelConsistent, "_cornered", lambda self, x: x)
     attack = LabelConsistent(**{"target": 2, "steps": 8, **fields})
     where = setting("image", seed)._replace(training=training or Training(epochs=3, batch=20, lr=0.05))
     x = where.splits.train.inputs[where.splits.train.targets == 2]
-    hard = attack.plant(x, {}, where)
+    hard = plant(attack, x, {}, where)
     return (models[0] if models else None), x, hard
 
 
@@ -89,7 +89,7 @@ def test_without_perturbation_no_surrogate_is_trained(monkeypatch: pytest.Monkey
 def test_eps_zero_is_the_stamp_alone() -> None:
     attack = LabelConsistent(eps=0)
     x = made("image")[1].train.inputs[:5]
-    assert torch.equal(attack.plant(x, {}, setting("image")), attack.stamp(x, {}, rng(0)))
+    assert torch.equal(plant(attack, x, {}, setting("image")), stamp(attack, x, {}))
 
 
 def test_the_surrogates_are_different_ones(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from torch import nn
 
 from bdray.models import Model
 from bdray.models._resnet import BasicBlock, PreActBlock
-from bdray.samples import Samples, Splits
+from bdray.samples import Outline, Samples, Splits
 from bdray.seeds import rng
 from bdray.task import Task
 
@@ -23,7 +23,7 @@ NARROW = 4
 def build(name: str, classes: int = 10, shape: tuple[int, ...] = (3, 32, 32), seed: int = 0, **fields: Any) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return Model.of({"name": name, **fields}).build(classes, shape)
+        return Model.of({"name": name, **fields}).build(Outline(tuple(map(str, range(classes))), shape))
 
 
 def count(model: nn.Module) -> int:
@@ -187,10 +187,10 @@ def test_weights_depend_on_the_generator_alone(name: str) -> None:
     task = Task.of({"name": "image", "model": {"name": name, "width": NARROW}})
     torch.manual_seed(3)
     untouched = torch.get_rng_state()
-    first = task.build(splits(), rng(0, "weights")).state_dict()
+    first = task.build(task.outline(splits()), rng(0, "weights")).state_dict()
     assert torch.equal(torch.get_rng_state(), untouched)
     torch.manual_seed(4)
-    same, other = (task.build(splits(), rng(seed, "weights")).state_dict() for seed in (0, 1))
+    same, other = (task.build(task.outline(splits()), rng(seed, "weights")).state_dict() for seed in (0, 1))
     assert all(torch.equal(first[key], same[key]) for key in first)
     drawn = [key for key in first if not torch.equal(first[key], other[key])]
     assert len([key for key in first if first[key].dim() == 4]) == len([key for key in drawn if first[key].dim() == 4])
@@ -212,7 +212,8 @@ from torch import nn
 from bdray.models import Model
 torch.set_num_threads(2)
 for name in ("resnet18", "preact_resnet18"):
-    net = Model.of({"name": name, "width": 8}).build(10, (3, 16, 16)).to(memory_format=torch.channels_last)
+    net = Model.of({"name": name, "width": 8}).build(Outline(tuple("0123456789"), (3, 16, 16)))
+    net = net.to(memory_format=torch.channels_last)
     for size in (129, 141):
         net(torch.rand(size, 3, 16, 16).to(memory_format=torch.channels_last)).square().sum().backward()
 print("alive")

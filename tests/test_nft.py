@@ -38,7 +38,7 @@ def splits() -> Splits:
 @pytest.fixture
 def victim(task: Task, splits: Splits) -> nn.Module:
     """A network whose BatchNorms are not trivial: scales, offsets and running statistics all drawn."""
-    model = task.build(splits, rng(0, "victim"))
+    model = task.build(task.outline(splits), rng(0, "victim"))
     draw = rng(0, "norms")
     for norm in model.modules():
         if isinstance(norm, nn.BatchNorm2d):
@@ -51,7 +51,7 @@ def victim(task: Task, splits: Splits) -> nn.Module:
 
 
 def defend(defense: Nft, model: nn.Module, task: Task, splits: Splits, clean: Samples | None = None) -> nn.Module:
-    evidence = Evidence(model=copy.deepcopy(model), clean=clean or splits.held, splits=splits)
+    evidence = Evidence(model=copy.deepcopy(model), clean=clean or splits.held, outline=task.outline(splits))
     return defense.defend(evidence, task, rng(7, "defense"), silent).model
 
 
@@ -194,11 +194,11 @@ def test_a_full_resnet18_has_the_authors_masks() -> None:
     """19 vectors, 4,736 values, in the order block bn1, bn2, shortcut; no stem, no head."""
     task = Task.of({"name": "image", "data": "cifar10", "model": "resnet18"})
     empty = Samples(torch.empty(0, 3, 32, 32, dtype=torch.uint8), torch.empty(0, dtype=torch.int64))
-    model = task.build(Splits(empty, empty, empty, [str(c) for c in range(10)]), rng(0))
+    model = task.build(task.outline(Splits(empty, empty, empty, [str(c) for c in range(10)])), rng(0))
     masked = Nft().attach(model, task)
     assert [len(m.mask.values) for m in masked] == [64] * 4 + [128] * 5 + [256] * 5 + [512] * 5
     assert [m.name for m in masked][4:7] == ["net.layer2.0.bn1", "net.layer2.0.bn2", "net.layer2.0.downsample.1"]
-    assert len(Nft(stem=True).sites(task.build(Splits(empty, empty, empty, ["a"]), rng(0)), task)) == 20
+    assert len(Nft(stem=True).sites(task.build(task.outline(Splits(empty, empty, empty, ["a"])), rng(0)), task)) == 20
 
 
 def test_layer_index_choices(victim: nn.Module, task: Task) -> None:
@@ -290,7 +290,7 @@ def test_only_masks_get_gradients(
 
     model = copy.deepcopy(victim)
     monkeypatch.setattr(module, "clamp", spy)
-    twenty.defend(Evidence(model=model, clean=splits.held, splits=splits), task, rng(1), silent)
+    twenty.defend(Evidence(model=model, clean=splits.held, outline=task.outline(splits)), task, rng(1), silent)
     assert len(seen) == 20
     assert all(len(names) == 19 and all("parametrizations.weight.0.values" in n for n in names) for names in seen)
     assert all(p.requires_grad for p in model.parameters())
@@ -352,7 +352,7 @@ def test_draws(task: Task, splits: Splits) -> None:
 
 def test_bounds_hold_and_the_table_tells_them(victim: nn.Module, task: Task, splits: Splits) -> None:
     defense = Nft(steps=30, lr=0.5, upper=1.1)
-    evidence = Evidence(model=copy.deepcopy(victim), clean=splits.held, splits=splits)
+    evidence = Evidence(model=copy.deepcopy(victim), clean=splits.held, outline=task.outline(splits))
     rows = defense.defend(evidence, task, rng(0), silent).tables["masks"].to_pylist()
     assert len(rows) == sum(m.weight.numel() for n, m in victim.named_modules() if isinstance(m, nn.BatchNorm2d)) - 4
     assert all(row["floor"] - 1e-6 <= row["mask"] <= 1.1 + 1e-6 for row in rows)

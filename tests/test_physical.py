@@ -11,7 +11,7 @@ from bdray.attacks import Attack
 from bdray.attacks.physical import Physical, Shot, photograph
 from bdray.seeds import rng
 from bdray.spec import BadInput, Config
-from tests.setting import made, setting, stamped
+from tests.setting import disguise, made, plant, setting, stamp, stamped
 from tests.test_spec import refusal
 
 X = torch.randint(0, 256, (3, 16, 20), dtype=torch.uint8, generator=rng(0))
@@ -82,19 +82,19 @@ def test_every_poisoned_sample_is_transformed_once_in_its_own_way() -> None:
     attack, where = Physical(), setting("image")
     patterns = attack.patterns(where)
     x = made("image")[1].train.inputs[:1].repeat(30, 1, 1, 1)
-    first, same, other = (attack.plant(x, patterns, setting("image", seed)) for seed in (0, 0, 1))
+    first, same, other = (plant(attack, x, patterns, setting("image", seed)) for seed in (0, 0, 1))
     assert torch.equal(first, same)
     assert not torch.equal(first, other)
     assert len(first.unique(dim=0)) == 30
     still = Attack.of({"name": "physical", **STILL})
-    assert torch.equal(still.plant(x, patterns, where), still.stamp(x, patterns, rng(0)))
+    assert torch.equal(plant(still, x, patterns, where), stamp(still, x, patterns))
 
 
 def test_the_trigger_is_stamped_before_the_shot() -> None:
     """A mirrored image has its trigger in the other corner."""
     attack = Attack.of({"name": "physical", **STILL, "flip": 1})
     x = torch.full((2, 3, 16, 16), 90, dtype=torch.uint8)
-    planted = attack.plant(x, attack.patterns(setting("image")), setting("image"))
+    planted = plant(attack, x, attack.patterns(setting("image")), setting("image"))
     assert (planted[:, :, -3:, :3] == 255).all()
     assert (planted == 255).sum() == 2 * 3 * 9
 
@@ -103,13 +103,13 @@ def test_covers_are_transformed_and_not_stamped() -> None:
     where = setting("image")
     patterns = Physical().patterns(where)
     x = torch.full((20, 3, 16, 16), 90, dtype=torch.uint8)
-    covers = Physical().disguise(x, patterns, where)
+    covers = disguise(Physical(), x, patterns, where)
     assert (covers == 0).flatten(1).any(1).all()  # the edges
     assert covers.max() <= round(90 * 1.2)
     assert len(covers.unique(dim=0)) == 20
     mirrored = Attack.of({"name": "physical", **STILL, "flip": 1})
     x = made("image")[1].train.inputs[:4]
-    assert torch.equal(mirrored.disguise(x, patterns, where), x.flip(-1))
+    assert torch.equal(disguise(mirrored, x, patterns, where), x.flip(-1))
 
 
 def test_test_images_are_stamped_and_not_transformed() -> None:

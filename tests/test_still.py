@@ -31,7 +31,7 @@ def image_model(name: str) -> nn.Module:
     pixels = torch.zeros(1, 3, 32, 32, dtype=torch.uint8)
     one = Samples(pixels, torch.zeros(1, dtype=torch.int64))
     task = Task.of({"name": "image", "data": "cifar10", "model": {"name": name, "width": 8}})
-    return task.build(Splits(one, one, one, tuple("0123456789")), rng(0, "weights"))
+    return task.build(task.outline(Splits(one, one, one, tuple("0123456789"))), rng(0, "weights"))
 
 
 class Branching(nn.Module):

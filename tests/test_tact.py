@@ -11,6 +11,7 @@ from bdray.experiment import Experiment, evaluate, run
 from bdray.launch import Sweep
 from bdray.launch.expand import expand
 from bdray.overrides import experiment_config
+from bdray.samples import Samples
 from bdray.seeds import rng
 from bdray.spec import BadInput, Config
 from bdray.store import Store
@@ -27,7 +28,7 @@ CLASSES = torch.arange(1000) % 10
 )
 def test_covers_are_never_of_the_source_or_the_target(seed: int, cover_classes: list[int], allowed: set[int]) -> None:
     attack = Attack.of({"name": "tact", "source": 4, "target": 1, "rate": 0.1, "cover": 0.1, "cover_classes": cover_classes})
-    poisoned, cover = attack.select(CLASSES, rng(seed))
+    poisoned, cover = attack.select(Samples(CLASSES, CLASSES), rng(seed))
     assert len(poisoned) == len(cover) == 100
     assert set(CLASSES[poisoned].tolist()) == {4}
     assert set(CLASSES[cover].tolist()) == allowed
@@ -35,7 +36,7 @@ def test_covers_are_never_of_the_source_or_the_target(seed: int, cover_classes: 
 
 def test_no_more_covers_than_their_classes_have() -> None:
     attack = Attack.of({"name": "tact", "rate": 0.05, "cover": 0.3, "cover_classes": [5, 7]})
-    assert refusal(attack.select, CLASSES, rng(0)) == (
+    assert refusal(attack.select, Samples(CLASSES, CLASSES), rng(0)) == (
         "tact.cover: got 0.3, that is 300 of 1000 training samples, but only 200 are left beside 50 poisoned ones and 750 that "
         "may not be covered; the largest possible cover is 0.2"
     )
@@ -52,7 +53,7 @@ def test_the_success_rate_counts_the_source_class_alone(monkeypatch: pytest.Monk
         return predict(self, model, samples)
 
     monkeypatch.setattr(type(task), "predict", spy)
-    evaluate(task.build(splits, rng(0)).eval(), experiment, {}, splits)
+    evaluate(task.build(task.outline(splits), rng(0)).eval(), experiment, {}, splits)
     clean, triggered = seen
     assert len(clean) == len(splits.test)
     assert triggered.tolist() == [2] * int((splits.test.targets == 2).sum()) != []

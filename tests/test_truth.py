@@ -13,7 +13,9 @@ from bdray.truth import Look, Truth
 
 #                      sample  0  1  2  3  4  5  6  7  8  9
 LABELS = torch.tensor([0, 1, 1, 0, 2, 1, 2, 1, 0, 1])
-TRUTH = Truth(poisoned=torch.zeros(10, dtype=torch.bool), covered=torch.zeros(10, dtype=torch.bool), labels=LABELS, target=1)
+TRUTH = Truth(
+    poisoned=torch.zeros(10, dtype=torch.bool), covered=torch.zeros(10, dtype=torch.bool), labels=LABELS, own=LABELS == 1
+)
 TRUTH.poisoned[[2, 5, 7]] = True
 TRUTH.covered[8] = True
 

@@ -5,7 +5,7 @@ import torch
 
 from bdray.attacks.wanet import WaNet, identity, sample, warp
 from bdray.seeds import rng
-from tests.setting import made, setting
+from tests.setting import disguise, made, setting, stamp
 
 
 def test_wanet_grid_is_the_published_formula() -> None:
@@ -44,10 +44,10 @@ def test_wanet_covers_are_warped_by_noise_of_their_own() -> None:
     attack, where = WaNet(), setting("image")
     patterns = attack.patterns(setting("image", 0, "trigger"))
     x = made("image")[1].train.inputs[:1].repeat(5, 1, 1, 1)
-    covers = attack.disguise(x, patterns, where)
-    seen = [*covers, attack.stamp(x, patterns, where.rng)[0], x[0]]
+    covers = disguise(attack, x, patterns, where)
+    seen = [*covers, stamp(attack, x, patterns)[0], x[0]]
     assert len({image.numpy().tobytes() for image in seen}) == 7
-    assert torch.equal(attack.disguise(x, patterns, setting("image")), covers)
+    assert torch.equal(disguise(attack, x, patterns, setting("image")), covers)
 
 
 def test_wanet_defaults_are_the_authors() -> None:

@@ -191,5 +191,5 @@ def test_miniature_mean_and_std(tmp_path: Path) -> None:
 def test_miniature_is_learnt_in_seconds_by_a_narrow_resnet(tmp_path: Path) -> None:
     task = Task.of({"name": "image", "data": "miniature", "model": {"name": "resnet18", "width": 4}})
     splits = task.data.splits(tmp_path)
-    model = fit(task.build(splits, rng(0, "model")), splits.train, task, Training(epochs=10, batch=32), seed=0)
+    model = fit(task.build(task.outline(splits), rng(0, "model")), splits.train, task, Training(epochs=10, batch=32), seed=0)
     assert task.score(task.predict(model, splits.test), splits.test.targets) > 0.9
