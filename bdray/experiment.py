@@ -208,7 +208,12 @@ def _attack_state(experiment: Experiment, store: Store, root: Path, progress: Pr
     """The trigger and the poison as tensors, stored before the first epoch, so that a resumed training has the same ones."""
     key, seed = experiment.victim_key(), experiment.seed
     state = store.victim_part(key, "attack")
-    if state is None or _unlike_attack(state):
+    if state is not None:
+        try:
+            _attack_of(state, experiment, store, root)
+        except _NoAttackError:
+            state = None
+    if state is None:
         store.checkpoint(key).delete()
         task, attack, training = experiment.task, experiment.attack, experiment.training
         splits, started, report = load(task.data, root), time.perf_counter(), functools.partial(progress, "surrogate")
@@ -245,12 +250,11 @@ def _load_victim(experiment: Experiment, store: Store, root: Path) -> Backdoored
     tensors, about = found
     splits = load(experiment.task.data, root)
     why = "" if {"scores", "seconds"} <= about.keys() else "says no scores or no seconds"
-    why = why or _unlike_attack(tensors.get("attack", {}))
     if not why:
         try:
-            patterns, harm = _attack_of(tensors["attack"], experiment, store, root)
-        except ValueError as error:
-            why = f"its attack: {error}"
+            patterns, harm = _attack_of(tensors.get("attack", {}), experiment, store, root)
+        except _NoAttackError as error:
+            why = f"its attack {error}"
     if not why:
         model = experiment.task.build(experiment.task.outline(splits), torch.Generator())
         why = unlike(tensors.get("model", {}), model.state_dict())
@@ -266,23 +270,26 @@ def _load_victim(experiment: Experiment, store: Store, root: Path) -> Backdoored
     return Backdoored(model, patterns, harm, scores, float(about["seconds"]))
 
 
-def _unlike_attack(state: dict[str, Tensor]) -> str:
-    """Why tensors are no trigger and poison, whatever the data; empty if they are."""
-    lacking = {"data", "seconds", "poisoned", "cover"} - state.keys()
-    if lacking:
-        return f"its attack has no {min(lacking)}"
-    if state["data"].dtype != torch.uint8 or state["data"].shape != (32,) or state["seconds"].numel() != 1:
-        return "its attack does not say of which data it is"
-    return ""
+class _NoAttackError(Exception):
+    """Tensors are no trigger and poison; the text goes on after 'its attack'."""
 
 
 def _attack_of(state: dict[str, Tensor], experiment: Experiment, store: Store, root: Path) -> tuple[Patterns, Poison]:
-    """The trigger and the poison of a stored victim, once it is sure that they belong to these data. Raises ValueError where
-    they are no trigger and poison of these."""
+    """The trigger and the poison of a stored victim, once it is sure that they belong to these data. Raises _NoAttackError
+    where they are none."""
+    lacking = {"data", "seconds", "poisoned", "cover"} - state.keys()
+    if lacking:
+        raise _NoAttackError(f"has no {min(lacking)}")
+    if state["data"].dtype != torch.uint8 or state["data"].shape != (32,) or state["seconds"].numel() != 1:
+        raise _NoAttackError("does not say of which data it is")
     digest = bytes(state["data"].tolist()).hex()
     check_same(f"the victim {experiment.victim_key()}", digest, experiment.task.data, store, root)
     patterns = {n.removeprefix("patterns."): t for n, t in state.items() if n.startswith("patterns.")}
-    return patterns, Poison.unpack(state, load(experiment.task.data, root).train, experiment.attack, patterns)
+    try:
+        harm = Poison.unpack(state, load(experiment.task.data, root).train, experiment.attack, patterns)
+    except ValueError as error:
+        raise _NoAttackError(str(error)) from None
+    return patterns, harm
 
 
 ERROR = 20_000

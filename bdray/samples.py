@@ -137,11 +137,11 @@ def unpack(name: str, tensors: dict[str, Tensor]) -> Column | None:
     if found is None:
         return None
     if found.dtype != torch.uint8 or found.dim() != 1:
-        raise ValueError(f"{name} is not a column of rows")
+        raise ValueError(f"has no readable {name}")
     try:
         return Rows.parse(found.numpy().tobytes())
     except (pa.ArrowException, KeyError, OSError) as error:
-        raise ValueError(f"{name} is not a column of rows ({error})") from None
+        raise ValueError(f"has no readable {name} ({error})") from None
 
 
 class Samples:

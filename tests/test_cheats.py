@@ -76,7 +76,7 @@ def panel(classes: int, store: Store, monkeypatch: pytest.MonkeyPatch) -> list[R
     splits = Splits(*parts, [str(c) for c in range(classes)])
     monkeypatch.setattr("bdray.experiment.load", lambda data, root: splits)
     nobody = torch.empty(0, dtype=torch.int64)
-    harm = Poison(nobody, nobody, splits.train.inputs[:0], splits.train.inputs[:0])
+    harm = Poison(nobody, nobody, splits.train.take(nobody), splits.train.take(nobody))
     found = []
     for attack in ATTACKS:
         mark = CHECKER if "pattern" in attack else white(3)

@@ -167,7 +167,7 @@ def test_the_intra_class_stage_drives_the_classes_apart() -> None:
 
     def alike(**fields: Any) -> float:
         defense = Dbr(tuning_epochs=1, lr=0.05, batch=32, **fields)
-        model = defense.distinguisher(train, splits, TASK, Stages(TASK, rng(0), silent)).eval()
+        model = defense.distinguisher(train, TASK.outline(splits), TASK, Stages(TASK, rng(0), silent)).eval()
         batch = TASK.collate(train)
         with torch.no_grad():
             return float(likeness(features(model, batch.inputs), batch.targets))

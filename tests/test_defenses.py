@@ -9,6 +9,7 @@ from torch import nn
 
 from bdray.defenses import Defense, Evidence
 from bdray.experiment import Backdoored, Experiment, backdoor, collect, load, run, truth_of
+from bdray.samples import Outline
 from bdray.seeds import rng
 from bdray.spec import BadInput
 from bdray.store import Store
@@ -41,8 +42,7 @@ def test_contract(name: str, victim: Backdoored) -> None:
     assert (evidence.train is None) == ("train" not in needs)
     assert (evidence.clean is None) == ("clean" not in needs)
     assert (evidence.truth is None) == ("truth" not in needs)
-    assert evidence.splits is not None
-    assert all(len(part) == 0 for part in evidence.splits[:3])
+    assert evidence.outline == Outline(tuple(splits.classes), tuple(splits.train.inputs.shape[1:]))
     assert len(mine) == (len(evidence.clean) if evidence.clean is not None else 0)
     model, flagged = defend(experiment, evidence)
     state = model.state_dict()

@@ -343,8 +343,8 @@ class TestVictims:
         experiment = tiny(attack="badnets", defense="none")
         key = experiment.victim_key()
         data = trained.files.get(f"victims/{key}/attack.safetensors")
-        retold(trained, key, "attack", save({n: t for n, t in load(data).items() if n != "planted"}))
-        with pytest.warns(DamagedFile, match="its attack has no planted"):
+        retold(trained, key, "attack", save({n: t for n, t in load(data).items() if n != "planted.inputs"}))
+        with pytest.warns(DamagedFile, match="its attack has no planted samples"):
             assert run(experiment, trained, Path(), again=True).status == "done"
 
     def test_a_pickle_in_place_of_tensors_is_not_run(self, store: Store, tmp_path: Path) -> None:

@@ -210,6 +210,7 @@ ODD = """
 import torch
 from torch import nn
 from bdray.models import Model
+from bdray.samples import Outline
 torch.set_num_threads(2)
 for name in ("resnet18", "preact_resnet18"):
     net = Model.of({"name": name, "width": 8}).build(Outline(tuple("0123456789"), (3, 16, 16)))

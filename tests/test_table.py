@@ -17,7 +17,7 @@ from bdray import query, table
 from bdray.experiment import Experiment
 from bdray.picture import draw
 from bdray.results import Row, setting_of, to_table
-from bdray.spec import BadInput, key_of
+from bdray.spec import BadInput
 from bdray.validity import Bounds, interval
 from tests.test_store import NOON
 from tests.tiny import quick, tiny_config
@@ -28,8 +28,8 @@ def make_row(changes: dict[str, Any] | None = None, **values: Any) -> Row:
     experiment = Experiment.of({**tiny_config(), **(changes or {})})
     config = experiment.config()
     chosen: dict[str, Any] = {
-        "key": key_of(config),
-        "setting": setting_of(config),
+        "key": experiment.key(),
+        "setting": setting_of(experiment.identity()),
         "victim": experiment.victim_key(),
         "sweep": "s",
         "status": "done",

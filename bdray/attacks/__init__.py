@@ -248,13 +248,14 @@ class Poison(NamedTuple):
 
     @classmethod
     def unpack(cls, tensors: dict[str, Tensor], train: Samples, attack: Attack, patterns: Patterns) -> Self:
-        """The inverse, for the same training set. Raises ValueError for tensors that are no poison of it."""
+        """The inverse, for the same training set. Raises ValueError for tensors that are no poison of it: the
+        text goes on after 'the attack'."""
         for name in ("poisoned", "cover"):
             at = tensors.get(name)
             if at is None or at.dtype != torch.int64 or at.dim() != 1:
-                raise ValueError(f"there are no {name} positions")
+                raise ValueError(f"has no {name} positions")
             if len(at) and not 0 <= int(at.min()) <= int(at.max()) < len(train):
-                raise ValueError(f"a {name} position is not one of the {len(train)} training samples")
+                raise ValueError(f"has a {name} position that is none of the {len(train)} training samples")
         poisoned, cover = tensors["poisoned"], tensors["cover"]
         if "planted" in tensors:  # as it was stored before other tasks than images: bare pixels, and the targets follow
             planted = train.take(poisoned).having(inputs=tensors["planted"])
@@ -267,14 +268,14 @@ class Poison(NamedTuple):
             )
         for name, samples, at in (("planted", planted, poisoned), ("disguised", disguised, cover)):
             if len(samples.inputs) != len(at) or len(samples.targets) != len(at):
-                raise ValueError(f"there is not one {name} sample for each of its {len(at)} positions")
+                raise ValueError(f"has not one {name} sample for each of its {len(at)} positions")
         return cls(poisoned, cover, planted, disguised)
 
 
 def _unpacked(name: str, tensors: dict[str, Tensor], true: Samples) -> Samples:
     inputs, targets = unpack(f"{name}.inputs", tensors), unpack(f"{name}.targets", tensors)
     if inputs is None or targets is None:
-        raise ValueError(f"there are no {name} samples")
+        raise ValueError(f"has no {name} samples")
     return true.having(inputs=inputs, targets=targets)
 
 
