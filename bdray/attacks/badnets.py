@@ -12,9 +12,9 @@ from bdray.spec import BadInput, Config, Count, Share
 
 class BadNets(ToClass):
     """`white` is BackdoorBench's and BackdoorBox's 3x3 patch; `checkerboard` is that of ANP's and NFT's code, which blends
-    it in with opacity 0.6."""
+    it in with opacity 0.6. On a video the patch stands in every frame."""
 
-    modalities: ClassVar[frozenset[str]] = frozenset({"image"})
+    modalities: ClassVar[frozenset[str]] = frozenset({"image", "video"})
     presets: ClassVar[dict[str, Config]] = {
         "advrbd": {"target": 1, "rate": 0.05, "pattern": "white", "size": 3, "opacity": 1.0},
         "backdoorbox": {"target": 1, "rate": 0.05, "pattern": "white", "size": 3, "opacity": 1.0},
