@@ -119,12 +119,13 @@ def device() -> torch.device:
 
 
 def place(model: nn.Module) -> nn.Module:
-    """The model on the device, the weights of images' convolutions channels last: part of what makes training faster
+    """The model on the device, the weights of convolutions channels last: part of what makes training faster
     (benchmarks/training.py)."""
+    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
     model = model.to(device())
     for tensor in (*model.parameters(), *model.buffers()):
-        if tensor.dim() == 4:
-            tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
+        if tensor.dim() in formats:
+            tensor.data = tensor.data.contiguous(memory_format=formats[tensor.dim()])
     return model
 
 

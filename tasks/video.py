@@ -45,8 +45,9 @@ class Video(Classification):
         return nn.Sequential(OrderedDict({"normalize": normalize, "net": net}))
 
     def collate(self, samples: Samples) -> Batch:
-        """Pixels as float32 in 0..1."""
-        return Batch(samples.inputs.float().div_(255), samples.targets)
+        """Pixels as float32 in 0..1, channels last."""
+        pixels = samples.inputs.contiguous(memory_format=torch.channels_last_3d).float().div_(255)
+        return Batch(pixels, samples.targets)
 
     def augment(self, samples: Samples, rng: torch.Generator) -> Samples:
         """A random crop after zero padding by an eighth of the size, and where it keeps the class a random mirroring; the

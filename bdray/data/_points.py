@@ -68,10 +68,7 @@ def read_off(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Vertices float64 [V, 3] and triangles int32 [F, 3] of an OFF file: comments, polygons, colours behind a face, and the
     counts right behind the word OFF, as in many files of ModelNet40, of which open3d makes an empty mesh. Raises ValueError
     with what is wrong."""
-    try:
-        text = path.read_bytes().decode("ascii")
-    except UnicodeDecodeError:
-        raise ValueError("it is no text") from None
+    text = path.read_bytes().decode("latin-1")  # a comment may be in any
     lines = text.splitlines()
     if "#" in text:
         lines = [line.partition("#")[0] for line in lines]

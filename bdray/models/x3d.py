@@ -33,6 +33,7 @@ class X3d(Model):
             depth_factor=self.depth,
             stem_dim_in=self.width,
             head_dim_out=round(2048 * self.width / 12),
+            inner_act=nn.SiLU,  # the same as pytorchvideo's own Swish, whose backward pass warns
             head_activation=None,
         )
         return net

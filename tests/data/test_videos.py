@@ -1,0 +1,220 @@
+"""The reader of UCF101, on a miniature in its layout with that layout's traps, and on the real lists and clips."""
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import video_miniatures as made
+
+from bdray.data import Data, Published
+from bdray.data._videos import Videos, positions
+from bdray.spec import BadInput
+
+OFFICIAL = {1: (9_537, 3_783), 2: (9_586, 3_734), 3: (9_624, 3_696)}
+
+
+def read(root: Path, **fields: object) -> Published:
+    return Data.of({"name": "ucf101", "frames": 8, "size": 16, **fields}).read(root)
+
+
+@pytest.mark.parametrize("end", ["\r\n", "\n"])
+@pytest.mark.parametrize("split", [1, 2, 3])
+@pytest.mark.parametrize("below", [".", "ucf101"])
+def test_ucf101(tmp_path: Path, split: int, end: str, below: str) -> None:
+    videos = made.ucf101(tmp_path / below, end)
+    found = read(tmp_path, split=split)
+    assert tuple(found.classes) == made.CLASSES
+    tests = [path for path in videos if f"_g{split:02d}_" in path]
+    for part, paths in ((found.train, [path for path in videos if path not in tests]), (found.test, tests)):
+        assert part.inputs.dtype == torch.uint8
+        assert part.inputs.is_contiguous()
+        assert part.targets.tolist() == [made.CLASSES.index(path.split("/")[0]) for path in paths]
+        assert np.array_equal(part.inputs.numpy(), np.stack([videos[path].transpose(3, 0, 1, 2) for path in paths]))
+    assert found.units is not None
+    assert found.units.tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5]
+
+
+def test_a_group_is_held_out_whole(tmp_path: Path) -> None:
+    made.ucf101(tmp_path)
+    data = Data.of({"name": "ucf101", "frames": 8, "size": 16, "held": 0.3})
+    units, splits = data.read(tmp_path).units, data.splits(tmp_path)
+    assert units is not None
+    assert sorted(splits.held.targets.tolist()) == sorted(splits.train.targets.tolist()) == [0, 0, 1, 1, 2, 2]
+    assert not {*units[splits.held.at].tolist()} & {*units[splits.train.at].tolist()}
+
+
+@pytest.mark.parametrize(
+    ("total", "count", "stride", "places"),
+    [
+        (16, 16, 0, list(range(16))),
+        (8, 4, 0, [1, 3, 5, 7]),
+        (100, 2, 0, [25, 75]),
+        (3, 6, 0, [0, 0, 1, 1, 2, 2]),
+        (11, 3, 4, [1, 5, 9]),
+        (10, 3, 1, [3, 4, 5]),
+        (4, 4, 2, [0, 0, 2, 3]),  # too short: its ends again
+        (1, 3, 5, [0, 0, 0]),
+    ],
+)
+def test_which_frames_make_a_clip(total: int, count: int, stride: int, places: list[int]) -> None:
+    assert positions(total, count, stride) == places
+
+
+def test_frames_and_stride_of_a_file(tmp_path: Path) -> None:
+    video = made.frames(1, 11)
+    file = made.write(tmp_path / "a.avi", video)
+    data = Data.of({"name": "ucf101", "frames": 3, "stride": 4, "size": 16})
+    assert isinstance(data, Videos)
+    assert np.array_equal(data.clips([file])[0].numpy(), video[[1, 5, 9]].transpose(3, 0, 1, 2))
+
+
+def test_the_middle_square_is_kept_and_resized(tmp_path: Path) -> None:
+    video = np.zeros((2, 16, 48, 3), dtype=np.uint8)
+    video[:, :, 16:32] = 200  # the middle third
+    data = Data.of({"name": "ucf101", "frames": 2, "size": 8})
+    assert isinstance(data, Videos)
+    clip = data.clips([made.write(tmp_path / "a.avi", video)])
+    assert clip.shape == (1, 3, 2, 8, 8)
+    assert (clip == 200).all()
+
+
+def test_mpeg4_as_the_real_ones_are(tmp_path: Path) -> None:
+    video = made.smooth(1)
+    data = Data.of({"name": "ucf101", "frames": 8, "size": 32})
+    assert isinstance(data, Videos)
+    clip = data.clips([made.write(tmp_path / "a.avi", video, "mpeg4", "yuv420p")])[0].numpy().transpose(1, 2, 3, 0)
+    assert np.abs(clip.astype(int) - video[:, :, 8:40]).mean() < 12
+
+
+@pytest.mark.parametrize(("codec", "pixels"), [("ffv1", "bgr0"), ("mpeg4", "yuv420p")])
+@pytest.mark.parametrize("share", [0.99, 0.8, 0.4, 0.01, 0.0])
+def test_a_truncated_video_is_damaged(tmp_path: Path, codec: str, pixels: str, share: float) -> None:
+    """A decoder shows what is left of an MPEG-4 one without a word."""
+    made.ucf101(tmp_path)
+    file = made.write(tmp_path / "UCF-101/YoYo/v_YoYo_g02_c01.avi", made.smooth(1, 30), codec, pixels)
+    whole = file.read_bytes()
+    file.write_bytes(whole[: int(share * len(whole))])
+    with pytest.raises(BadInput, match=r"the video .*v_YoYo_g02_c01\.avi is damaged \(.*\); fetch the data set again"):
+        read(tmp_path)
+
+
+def test_a_header_without_a_length_is_read(tmp_path: Path) -> None:
+    """As programs write it that cannot go back in what they write."""
+    made.ucf101(tmp_path)
+    file = tmp_path / "UCF-101/YoYo/v_YoYo_g02_c01.avi"
+    whole = file.read_bytes()
+    before = read(tmp_path).train.inputs
+    file.write_bytes(whole[:4] + bytes(4) + whole[8:])
+    assert torch.equal(read(tmp_path).train.inputs, before)
+
+
+def test_frames_that_are_lost_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three of ten packets in the middle hold no frames."""
+    made.ucf101(tmp_path)
+    file = made.write(tmp_path / "UCF-101/YoYo/v_YoYo_g02_c01.avi", made.smooth(1, 10), "mpeg4", "yuv420p")
+    whole = bytearray(file.read_bytes())
+    at, number = whole.find(b"movi") + 4, 0
+    while whole[at : at + 4] == b"00dc":
+        size = int.from_bytes(whole[at + 4 : at + 8], "little")
+        if number >= 7:
+            whole[at + 8 : at + 8 + size] = bytes(size)
+        at, number = at + 8 + size + size % 2, number + 1
+    assert number == 10
+    file.write_bytes(whole)
+    with pytest.raises(BadInput, match=r"v_YoYo_g02_c01\.avi is damaged"):
+        read(tmp_path)
+
+
+def _rewrite(name: str, change: Callable[[str], str]) -> Callable[[Path], None]:
+    def mar(root: Path) -> None:
+        file = root / "ucfTrainTestlist" / name
+        file.write_text(change(file.read_text()), newline="")
+
+    return mar
+
+
+@pytest.mark.parametrize(
+    ("mar", "told"),
+    [
+        (lambda root: shutil.rmtree(root / "UCF-101"), r"UCF-101 is not there; expected UCF-101/<Class>"),
+        (lambda root: shutil.rmtree(root / "ucfTrainTestlist"), r"ucfTrainTestlist is not there"),
+        (lambda root: (root / "ucfTrainTestlist/testlist01.txt").unlink(), r"testlist01\.txt is not there"),
+        (
+            lambda root: (root / "UCF-101/YoYo/v_YoYo_g01_c02.avi").unlink(),
+            r"v_YoYo_g01_c02\.avi is listed in testlist01\.txt, line 6, but is not there; .*published at https",
+        ),
+        (_rewrite("trainlist01.txt", lambda text: ""), r"trainlist01\.txt is empty"),
+        (_rewrite("classInd.txt", lambda text: text.replace("3 YoYo", "3 YoYoo")), r"names the class 'YoYo' in line 9"),
+        (
+            _rewrite("classInd.txt", lambda text: text.replace("2 H", "4 H")),
+            r"has '4 HandstandPushups' in line 2, not the number 2",
+        ),
+        (
+            _rewrite("trainlist01.txt", lambda text: text.replace("c01.avi 1", "c01.avi 2")),
+            r"says class '2' in line 1, but .* 1;",
+        ),
+        (
+            _rewrite("testlist01.txt", lambda text: text + "YoYo/v_YoYo_g02_c01.avi\n"),
+            r"names v_YoYo_g02_c01\.avi both to train",
+        ),
+        (
+            lambda root: (root / "ucfTrainTestlist/testlist01.txt").write_bytes(b"\xff\xfe\x00"),
+            r"cannot read the list .*testlist01",
+        ),
+        (lambda root: (root / "UCF-101/YoYo/v_YoYo_g01_c02.avi").write_bytes(b"no video"), r"g01_c02\.avi is damaged .*AVI"),
+        (lambda root: (root / "UCF-101/YoYo/v_YoYo_g01_c02.avi").write_bytes(b""), r"g01_c02\.avi is damaged \(it is empty\)"),
+    ],
+)
+def test_bad_data_is_one_sentence(tmp_path: Path, mar: Callable[[Path], None], told: str) -> None:
+    made.ucf101(tmp_path)
+    mar(tmp_path)
+    with pytest.raises(BadInput, match=told):
+        read(tmp_path)
+
+
+def test_clips_that_no_memory_holds() -> None:
+    data = Data.of({"name": "ucf101", "frames": 10**6, "size": 10**4})
+    assert isinstance(data, Videos)
+    with pytest.raises(BadInput, match=r"ucf101\.frames: 2 clips of 1000000 frames of 10000x10000 pixels take .* GiB"):
+        data.clips([Path("a"), Path("b")])
+
+
+def shared(below: str) -> Path:
+    root = Path(os.environ.get("BDRAY_DATA", "")) / below
+    if "BDRAY_DATA" not in os.environ or not root.is_dir():
+        pytest.skip(f"BDRAY_DATA names no folder with {below}")
+    return root
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("split", [1, 2, 3])
+def test_the_official_lists_give_the_official_counts(tmp_path: Path, split: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    lists = shared("video/ucfTrainTestlist")
+    shutil.copytree(lists, tmp_path / "ucfTrainTestlist")
+    for part in ("train", "test"):
+        for line in (lists / f"{part}list{split:02d}.txt").read_text().splitlines():
+            file = tmp_path / "UCF-101" / line.split(" ")[0]
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.touch()
+    monkeypatch.setattr(Videos, "clips", lambda self, paths: torch.zeros(len(paths), 1, dtype=torch.uint8))
+    found = read(tmp_path, split=split)
+    assert (len(found.train), len(found.test)) == OFFICIAL[split]
+    assert len(found.classes) == 101
+    assert (found.classes[0], found.classes[100]) == ("ApplyEyeMakeup", "YoYo")
+    assert found.train.targets.bincount().min() > 60
+    assert found.test.targets.unique().tolist() == list(range(101))
+    assert found.units is not None
+    assert len(found.units.unique()) == 101 * 18  # 25 groups, of which a split tests on 7
+
+
+@pytest.mark.real
+def test_real_clips() -> None:
+    found = read(shared("video/derived_ucf101_layout"), frames=4, size=56)
+    assert found.train.inputs.shape == (72, 3, 4, 56, 56)
+    assert found.test.inputs.shape == (28, 3, 4, 56, 56)
+    assert list(found.classes) == ["Fight", "NoFight"]
+    assert (found.train.inputs.float().flatten(1).std(1) > 5).all()
