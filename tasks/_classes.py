@@ -23,7 +23,7 @@ class Normalize(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...], axes: int) -> None:
+    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...], axes: int = 2) -> None:
         """Values for each channel, and the number of axes after the channels."""
         super().__init__()
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, *[1] * axes), persistent=False)
@@ -59,7 +59,8 @@ class Classification(Task):
         """Class numbers, int64 [N], on the CPU. Raises FloatingPointError where a logit is not finite."""
         model.eval()
         found, finite = [], []
-        size = min(500, max(1, NUMBERS // samples.inputs[:1].numel())) if len(samples) else 1
+        dense = isinstance(samples.inputs, Tensor) and len(samples)
+        size = min(500, max(1, NUMBERS // samples.inputs[0].numel())) if dense else 500
         with torch.inference_mode():
             for part in batches(samples, size):
                 logits = model(self.collate(part.to(device())).inputs)

@@ -5,51 +5,23 @@ from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
-from pydantic import model_validator
-from torch import Tensor, nn
+from torch import nn
 
 from bdray.data import Data
-from bdray.finite import check_answers
 from bdray.models import Model
 from bdray.samples import Outline, Samples
 from bdray.spec import member
-from bdray.task import Batch, Task
-from bdray.training import batches, device
+from bdray.task import Batch
+from bdray.tasks._classes import Classification, Normalize
 
 
-class Normalize(nn.Module):
-    """The first layer of every image model, which therefore takes pixels in 0..1; adds no key to the state dict."""
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
-        super().__init__()
-        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return (x - self.mean) / self.std
-
-
-class Image(Task):
+class Image(Classification):
     """Top-1 accuracy. Where no model is named, it is the one that suits the data set: a narrow one for digits."""
 
     modality: ClassVar[str] = "image"
-    utility: ClassVar[str] = "accuracy"
 
     data: Data = member("digits")
     model: Model = member("resnet18")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _suited_model(cls, fields: Any) -> Any:
-        if isinstance(fields, dict) and not fields.get("model"):
-            data = fields.get("data", "digits")
-            name = data.get("name", "digits") if isinstance(data, dict) else data.name if isinstance(data, Data) else data
-            if name in Data.names():
-                return {**fields, "model": Data.member(name).suited_model}
-        return fields
 
     def stem(self) -> tuple[str, ...]:
         return tuple(f"net.{name}" for name in self.model.stem)
@@ -76,25 +48,5 @@ class Image(Task):
             x = torch.where(mirrored[:, None, None, None], x.flip(3), x)
         return samples.having(inputs=x)
 
-    def criterion(self, outputs: Any, targets: Any) -> Tensor:
-        return F.cross_entropy(outputs, targets)
-
     def mix_inputs(self, inputs: Any, other: Any, weight: float) -> Any:
         return torch.lerp(other, inputs, weight)
-
-    def predict(self, model: nn.Module, samples: Samples) -> Tensor:
-        """Class numbers, int64 [N], on the CPU. Raises FloatingPointError where a logit is not finite."""
-        model.eval()
-        found, finite = [], []
-        with torch.inference_mode():
-            for part in batches(samples, 500):
-                logits = model(self.collate(part.to(device())).inputs)
-                found.append(logits.argmax(1))
-                finite.append(logits.isfinite().all(1))
-        if not found:
-            return torch.empty(0, dtype=torch.int64)
-        check_answers(torch.cat(finite), "answers of the model")
-        return torch.cat(found).cpu()
-
-    def score(self, predictions: Any, targets: Any) -> float:
-        return float((predictions == targets).double().mean())
