@@ -1,10 +1,14 @@
 """The reader of UCF101, on a miniature in its layout with that layout's traps, and on the real lists and clips."""
 
+import itertools
 import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Self
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -112,8 +116,42 @@ def test_a_header_without_a_length_is_read(tmp_path: Path) -> None:
     assert torch.equal(read(tmp_path).train.inputs, before)
 
 
-def test_frames_that_are_lost_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three of ten packets in the middle hold no frames."""
+class Short:
+    """An opened video of which only some frames can be decoded."""
+
+    def __init__(self, container: Any, count: int) -> None:
+        self.container, self.count = container, count
+        self.streams, self.demux = container.streams, container.demux
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.container.close()
+
+    def decode(self, **stream: int) -> Any:
+        return itertools.islice(self.container.decode(**stream), self.count)
+
+
+@pytest.mark.parametrize("count", [0, 8, 9, 10])
+def test_frames_that_are_lost_are_told(tmp_path: Path, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few are what a packed MPEG-4 lacks: the last one stands for them."""
+    video = made.frames(1, 10)
+    file = made.write(tmp_path / "a.avi", video)
+    opener = SimpleNamespace(open=lambda path: Short(av.open(path), count))
+    monkeypatch.setattr("bdray.data._videos.need", lambda name: opener)
+    data = Data.of({"name": "ucf101", "frames": 10, "size": 16})
+    assert isinstance(data, Videos)
+    if count < 9:
+        with pytest.raises(BadInput, match=rf"a\.avi is damaged \(only {count} of its 10 frames can be decoded\)"):
+            data.clips([file])
+    else:
+        expected = video[[*range(count), *[count - 1] * (10 - count)]]
+        assert np.array_equal(data.clips([file])[0].numpy(), expected.transpose(3, 0, 1, 2))
+
+
+def test_frames_of_nonsense_are_told(tmp_path: Path) -> None:
+    """Three whole ones of ten. Smaller holes a decoder of MPEG-4 fills from the frames around them."""
     made.ucf101(tmp_path)
     file = made.write(tmp_path / "UCF-101/YoYo/v_YoYo_g02_c01.avi", made.smooth(1, 10), "mpeg4", "yuv420p")
     whole = bytearray(file.read_bytes())
