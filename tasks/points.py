@@ -22,8 +22,16 @@ class Points(Classification):
 
     modality: ClassVar[str] = "points"
     suited: ClassVar[dict[str, Config]] = {
-        "attack": {"name": "pointpba_i"},
-        "training": {"epochs": 40, "batch": 32, "lr": 0.05, "augment": True},
+        "attack": {"name": "pointpba_i", "rate": 0.2},
+        "training": {
+            "epochs": 30,
+            "batch": 16,
+            "lr": 0.003,
+            "optimizer": "adamw",
+            "weight_decay": 0.01,
+            "schedule": "onecycle",
+            "augment": False,
+        },
         "defense": {"name": "nft", "clean": 0.1, "steps": 100, "batch": 32},
     }
 

@@ -25,7 +25,7 @@ class Video(Classification):
     modality: ClassVar[str] = "video"
     suited: ClassVar[dict[str, Config]] = {
         "attack": {"name": "badnets"},
-        "training": {"epochs": 20, "batch": 32, "lr": 0.1, "augment": True},
+        "training": {"epochs": 20, "batch": 16, "lr": 0.1, "schedule": "onecycle", "augment": False},
         "defense": {"name": "nft", "clean": 0.07, "steps": 100, "batch": 32},
     }
 

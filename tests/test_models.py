@@ -66,7 +66,7 @@ def test_parameters_grow_with_the_width_and_the_classes(name: str) -> None:
     assert heads == last.in_features + 1
 
 
-@pytest.mark.parametrize("name", Model.names())
+@every_image_model
 def test_the_stem_is_in_the_model(name: str) -> None:
     member = Model.of(name)
     for shape in ((3, 32, 32), (3, 128, 128)):

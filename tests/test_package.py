@@ -14,7 +14,7 @@ from setuptools import find_packages
 
 import bdray
 from bdray import packages
-from bdray.packages import DEBIAN, PACKAGES, need
+from bdray.packages import PACKAGES, need
 from bdray.spec import BadInput
 
 ROOT = Path(bdray.__file__).parent.parent
@@ -99,7 +99,10 @@ def test_what_a_package_itself_lacks_is_named(monkeypatch: pytest.MonkeyPatch) -
         need("open3d")
 
 
-@pytest.mark.parametrize(("library", "debian"), DEBIAN.items())
+@pytest.mark.parametrize(
+    ("library", "debian"),
+    [("libGL.so.1", "libgl1"), ("libEGL.so.1", "libegl1"), ("libX11.so.6", "libx11-6"), ("libudev.so.1", "libudev1")],
+)
 def test_a_missing_library_of_the_system_is_named_by_its_debian_package(
     library: str, debian: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
