@@ -57,17 +57,17 @@ class Classification(Task):
 
     def predict(self, model: nn.Module, samples: Samples) -> Tensor:
         """Class numbers, int64 [N], on the CPU. Raises FloatingPointError where a logit is not finite."""
+        if not len(samples):
+            return torch.empty(0, dtype=torch.int64)
         model.eval()
-        found, finite = [], []
-        dense = isinstance(samples.inputs, Tensor) and len(samples)
-        size = min(500, max(1, NUMBERS // samples.inputs[0].numel())) if dense else 500
+        found, finite, size = [], [], 500
+        if isinstance(samples.inputs, Tensor):
+            size = min(500, max(1, NUMBERS // samples.inputs[:1].numel()))
         with torch.inference_mode():
             for part in batches(samples, size):
                 logits = model(self.collate(part.to(device())).inputs)
                 found.append(logits.argmax(1))
                 finite.append(logits.isfinite().all(1))
-        if not found:
-            return torch.empty(0, dtype=torch.int64)
         check_answers(torch.cat(finite), "answers of the model")
         return torch.cat(found).cpu()
 

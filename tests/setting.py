@@ -1,5 +1,6 @@
 """What the tests of attacks share: a made data set of each modality, quick settings, a seed's trigger."""
 
+import tempfile
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,15 @@ from bdray.spec import Config
 from bdray.task import Task
 from bdray.training import Training, silent
 
-MADE: dict[str, Config] = {"image": {"name": "miniature", "per_class": 25, "held": 0.0}}
-"""The made data set of each modality: 100 training samples of 4 classes."""
+MADE: dict[str, Config] = {
+    "image": {"name": "miniature", "per_class": 25, "held": 0.0},
+    "text": {"name": "reviews", "count": 100, "tests": 40, "held": 0.0},
+    "translation": {"name": "phrases", "count": 100, "tests": 40, "held": 0.0},
+    "detection": {"name": "drawn_shapes", "count": 100, "tests": 20, "held": 0.0},
+}
+"""The made data set of each modality: 100 training samples."""
+_FOLDER = tempfile.TemporaryDirectory(prefix="bdray-made-")
+"""Of those that are written to disk, for one process of tests."""
 QUICK: dict[str, Config] = {
     "label_consistent": {"steps": 2, "surrogate_epochs": 1},
     "tact": {"rate": 0.1, "cover": 0.1},
@@ -37,7 +45,7 @@ def attack_of(name: str, **fields: Any) -> Attack:
 @lru_cache(maxsize=4)
 def made(modality: str) -> tuple[Task, Splits]:
     task = Task.of({"name": modality, "data": MADE[modality]})
-    return task, task.data.splits(Path())
+    return task, task.data.splits(Path(_FOLDER.name))
 
 
 def setting(modality: str, seed: int = 0, purpose: str = "poison") -> Setting:
