@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import torch
 import torch.distributed as dist
-from pydantic import model_validator
 from torch import Tensor, nn
 
 from bdray.agreement import agreement
@@ -48,13 +47,10 @@ class Experiment(Spec):
     seed: Seed = 0
     """Of the victim: poison, initial weights, order of the samples, trigger. The defense adds its own."""
 
-    @model_validator(mode="before")
     @classmethod
-    def _suited(cls, fields: Any) -> Any:
-        """What the task suits to itself stands where the experiment says nothing: of a part that it does not name, and of
-        fields that it does not name of the member which the task suits."""
-        if not isinstance(fields, dict):
-            return fields
+    def _filled(cls, fields: Config) -> Config:
+        """What suits the task stands where the experiment says nothing: of a part that it does not name, and of fields that it
+        does not name of the member that suits the task."""
         task = fields.get("task", {})
         name = task.name if isinstance(task, Task) else task.get("name", "image") if isinstance(task, dict) else task
         if name not in Task.names():

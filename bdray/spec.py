@@ -231,8 +231,13 @@ class Spec(BaseModel):
             return cls.of(value)
         if isinstance(value, dict):
             cls._check_names(value)
-            value = {field: cls._named(field, inner) for field, inner in value.items()}
+            value = {field: cls._named(field, inner) for field, inner in cls._filled(value).items()}
         return handler(value)
+
+    @classmethod
+    def _filled(cls, fields: Config) -> Config:
+        """The fields as they were given, and what follows from them where they say nothing."""
+        return fields
 
     @classmethod
     def _check_names(cls, fields: Config) -> None:

@@ -93,7 +93,7 @@ def test_the_keys_of_experiments_that_have_rows_stay(name: str) -> None:
     experiment = Experiment.of(config)
     assert (experiment.key(), experiment.victim_key(), setting_of(experiment.identity())) == keys
     make = Cells()
-    cell = make.cell({part: make.part(part, value) for part, value in config.items()})
+    cell = make.of(config)
     assert (cell.key, cell.victim) == keys[:2]
     assert key_of(Experiment.identity_of(json.loads(json.dumps(experiment.config())))) == keys[0]
 

@@ -285,4 +285,4 @@ def test_every_bound_of_every_member_holds(contract: type[Spec], name: str) -> N
                 text = refusal(contract.of, {**least(name), field: type(edge)(beyond)})
                 assert text.startswith(f"{name}.{field}: got ")
                 assert ", expected a " in text
-    assert tried > 0 or name == "image"
+    assert tried > 0 or contract is Task

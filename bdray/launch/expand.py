@@ -17,7 +17,8 @@ from typing import Any
 from bdray.experiment import Experiment
 from bdray.launch.space import check_domains, count, draw, grids, has_domain
 from bdray.launch.sweep import Sweep
-from bdray.spec import BadInput, Spec
+from bdray.spec import BadInput, Config, Spec
+from bdray.task import Task
 from bdray.wording import quoted, shown
 
 PARTS = tuple(sorted(Experiment.model_fields))
@@ -48,16 +49,29 @@ class Cells:
         self._texts: dict[int, str] = {}
         self._kept: list[Any] = []
         self._victims: dict[tuple[int, ...], str] = {}
-        default = Experiment()
-        self._default = {name: self._remember(name, getattr(default, name)) for name in PARTS}
+        self._default = Experiment().task
+        self._usual: dict[type[Task], dict[str, Any]] = {}
 
-    def part(self, name: str, config: Any) -> Any:
-        """One part of an experiment; a name that no experiment has is refused by it."""
-        return self._remember(name, getattr(Experiment.of({**self._default, name: config}), name))
+    def part(self, name: str, config: Any, task: Task | None = None) -> Any:
+        """One part of an experiment of this task, or of the default one; a name that no experiment has is refused by it."""
+        return self._remember(name, getattr(Experiment.of({**self.usual(task), name: config}), name))
+
+    def usual(self, task: Task | None) -> dict[str, Any]:
+        """The parts of an experiment that says nothing but its task."""
+        task = task or self._default
+        if type(task) not in self._usual:
+            usual = Experiment(task=task)
+            self._usual[type(task)] = {name: self._remember(name, getattr(usual, name)) for name in PARTS}
+        return self._usual[type(task)]
+
+    def of(self, config: Config) -> Cell:
+        """The cell of an experiment's dict."""
+        task = self.part("task", config["task"]) if "task" in config else None
+        return self.cell({name: task if name == "task" else self.part(name, node, task) for name, node in config.items()})
 
     def cell(self, parts: dict[str, Any]) -> Cell:
-        """The cell with these parts, made by `part`; what is not given takes its default."""
-        values = tuple({**self._default, **parts}.values())
+        """The cell with these parts, made by `part`; what is not given is what its task is used to."""
+        values = tuple({**self.usual(parts.get("task")), **parts}.values())
         shared = tuple(map(id, values[:_DEFENSE] + values[_DEFENSE + 1 :]))
         if shared not in self._victims:
             self._victims[shared] = _hash([self._texts[at] for at in shared])
@@ -77,6 +91,22 @@ def _hash(texts: list[str]) -> str:
     return hashlib.sha256(f"{{{','.join(texts)}}}".encode()).hexdigest()[:16]
 
 
+class _Variant:
+    """One member of a grid of a sweep, drawn so many times; its parts are built once for each kind of task."""
+
+    def __init__(self, name: str, draws: list[Any], make: Cells) -> None:
+        self.name, self.draws, self._make = name, draws, make
+        self._parts: dict[tuple[int, type[Task] | None], Any] = {}
+
+    def part(self, number: int, task: Task | None = None) -> Any:
+        """Of draw `number`, beginning again after the last one, in an experiment of this task."""
+        number %= len(self.draws)
+        kind = None if task is None or self.name == "task" else type(task)
+        if (number, kind) not in self._parts:
+            self._parts[number, kind] = self._make.part(self.name, self.draws[number], task if kind else None)
+        return self._parts[number, kind]
+
+
 def expand(sweep: Sweep) -> list[Cell]:
     """Every cell of a sweep once, in the order of its space. Raises BadInput for the first that cannot be built."""
     make = Cells()
@@ -93,12 +123,14 @@ def expand(sweep: Sweep) -> list[Cell]:
         found = []
         for tree in grids(node):
             draws = range(sweep.samples) if has_domain(tree) else range(1)
-            found.append([(name, make.part(name, draw(tree, sweep.seed, number, f".{name}"))) for number in draws])
+            found.append(_Variant(name, [draw(tree, sweep.seed, number, f".{name}") for number in draws], make))
         variants.append(found)
     cells: dict[str, Cell] = {}
     for chosen in itertools.product(*variants):
-        for number in range(max((len(draws) for draws in chosen), default=1)):
-            cell = make.cell(dict(draws[number % len(draws)] for draws in chosen))
+        tasks = [variant for variant in chosen if variant.name == "task"]
+        for number in range(max((len(variant.draws) for variant in chosen), default=1)):
+            task = tasks[0].part(number) if tasks else None
+            cell = make.cell({variant.name: variant.part(number, task) for variant in chosen})
             cells.setdefault(cell.key, cell)
     if not cells:
         raise BadInput(f"the sweep {sweep.name!r} has no cells: one of its grids is empty; give each at least one member")

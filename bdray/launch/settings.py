@@ -139,7 +139,7 @@ def cells_of(sweep: Sweep, setting: Setting, make: Cells | None = None) -> list[
     found = []
     for member in members(sweep):
         config = config_of(sweep, setting, member)
-        found.append(make.cell({name: make.part(name, node) for name, node in config.items()}))
+        found.append(make.of(config))
     return found
 
 
