@@ -24,10 +24,22 @@ print(info.address_info["gcs_address"], flush=True)
 time.sleep(600)
 """
 
+CONNECT = """
+import pathlib, sys
+from bdray.launch.connect import connected
+from bdray.store import Store
+try:
+    with connected(sys.argv[1], Store(sys.argv[2]), pathlib.Path("nosuchfolder")):
+        print("connected")
+except Exception as error:
+    print(error)
+"""
+
 
 def cluster(**environment: str) -> subprocess.Popen:
-    """One without tokens, unless the environment says otherwise."""
-    variables = {**os.environ, "RAY_AUTH_MODE": "disabled", **environment}
+    """One that asks for tokens as this process does, unless the environment says otherwise: an earlier test's Ray may have made
+    it ask, and then neither hears the other."""
+    variables = {"RAY_AUTH_MODE": "disabled", **os.environ, **environment}
     return subprocess.Popen([sys.executable, "-c", CLUSTER], stdout=subprocess.PIPE, text=True, env=variables)
 
 
@@ -138,3 +150,15 @@ class TestCluster:
             stop(process)
         assert told.startswith("the cluster's node ")
         assert told.endswith("no torch for you; install bdray's requirements on it")
+
+    def test_a_token_that_the_cluster_does_not_ask_for(self, store: Store, tmp_path: Path) -> None:
+        """Ray's head asks this process whether it still holds an actor, without the token that this process wants of it."""
+        (tmp_path / "token").write_text("0" * 64)
+        variables = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(tmp_path / "token")}
+        process = cluster(RAY_AUTH_MODE="disabled")
+        try:
+            words = [sys.executable, "-c", CONNECT, address_of(process), store.uri]
+            told = subprocess.run(words, env=variables, capture_output=True, text=True, timeout=120).stdout
+        finally:
+            stop(process)
+        assert "gets no answer from this process: set RAY_AUTH_MODE here to what the cluster was started with" in told

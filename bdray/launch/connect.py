@@ -29,6 +29,8 @@ from bdray.task import Task
 REACH_SECONDS = 5.0
 PROBE_SECONDS = 120.0
 STOP_SECONDS = 10.0
+_UNHEARD = "all references to the actor were removed"
+"""What Ray says of an actor whose owner did not answer, or asked for a token that the cluster has not."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ def connected(address: str | None, store: Store, root: Path) -> Iterator[Resourc
             _start(address)
     try:
         if address or not ours:
-            _probe_nodes(store, root)
+            _probe_nodes(address, store, root)
         forget(dead_nodes())
         with vigil():
             yield _resources()
@@ -164,17 +166,19 @@ def _resources() -> Resources:
     return Resources(cpus, gpus, max(cpus, float(most.get("CPU", 0))), max(gpus, float(most.get("GPU", 0))))
 
 
-def _probe_nodes(store: Store, root: Path) -> None:
-    """Whether each machine imports bdray and the tasks, and sees the store and the data folder."""
+def _probe_nodes(address: str | None, store: Store, root: Path) -> None:
+    """Whether each machine imports bdray and the tasks, and sees the store and the data folder, and whether Ray's head reaches
+    this process: it asks the owner of an actor whether somebody still holds it, and ends the actor if it gets no answer."""
     sign = f".here.{uuid.uuid4().hex}"
     store.files.put(sign, b"bdray")
     try:
-        probe = ray.remote(_probe)
-        answers = {}
+        probe = ray.remote(_Probe)
+        answers, probes = {}, []
         for node in ray.nodes():
             if node["Alive"]:
                 where = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-                answers[node["NodeManagerAddress"]] = probe.options(num_cpus=0, scheduling_strategy=where).remote(
+                probes.append(probe.options(num_cpus=0, scheduling_strategy=where).remote())
+                answers[node["NodeManagerAddress"]] = probes[-1].trouble.remote(
                     store.location(), sign, str(root.absolute()) if root.is_dir() else ""
                 )
         for host, answer in answers.items():
@@ -183,6 +187,12 @@ def _probe_nodes(store: Store, root: Path) -> None:
             except ray.exceptions.GetTimeoutError:
                 trouble = f"gave no answer within {PROBE_SECONDS:g} s; see `ray status`"
             except ray.exceptions.RayError as error:
+                if _UNHEARD in str(error):
+                    raise BadInput(
+                        f"the Ray cluster at {address or 'hand'} gets no answer from this process: set RAY_AUTH_MODE here to "
+                        "what the cluster was started with, token or disabled; from outside its network submit a job: see "
+                        "docs/cluster.md"
+                    ) from None
                 trouble = f"cannot run a task: {_cause(error)}; install bdray's requirements on it"
             if trouble:
                 raise BadInput(f"the cluster's node {host} {trouble}")
@@ -190,8 +200,13 @@ def _probe_nodes(store: Store, root: Path) -> None:
         store.files.delete(sign)
 
 
+class _Probe:
+    def trouble(self, location: str, sign: str, root: str) -> str:
+        """What is wrong with the machine that this runs on; empty if nothing is."""
+        return _probe(location, sign, root)
+
+
 def _probe(location: str, sign: str, root: str) -> str:
-    """What is wrong with the machine that this runs on; empty if nothing is."""
     try:
         Task.names()
         for name in Task.names():
