@@ -37,6 +37,8 @@ _THEN = {
     "": "nothing reads it",
 }
 """What comes of a damaged file of each kind, and of one that was left over."""
+KINDS = {*filter(None, _THEN), "claims", "ray", "tensorboard"}
+"""The folders of a store."""
 
 
 class Fault(NamedTuple):
@@ -228,7 +230,11 @@ def _names(data: bytes) -> tuple[dict[str, Any], bool]:
 
 
 def _some(store: Store) -> list[tuple[str, fs.FileInfo]]:
-    """The files of a store. Raises BadInput where there is none."""
+    """The files of a store. Raises BadInput where there is none, and in a folder of something else: it may be a whole disk."""
+    top = store.files.list("")
+    if top and not KINDS & top.keys():
+        ours = ", ".join(sorted(KINDS))
+        raise BadInput(f"no store in {store.uri!r}: it holds other things, and none of {ours}; name one with --store")
     files = _files(store.files)
     if not files:
         raise BadInput(f"nothing in the store {store.uri!r}; make something with `bdray run` or `bdray sweep`")

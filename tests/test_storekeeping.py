@@ -4,6 +4,7 @@ import os
 import re
 import time
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -93,6 +94,14 @@ class TestShow:
     def test_nothing_there(self, store: Store) -> None:
         with pytest.raises(BadInput, match=r"nothing in the store .*; make something with `bdray run`"):
             show(store)
+
+    @pytest.mark.parametrize("looks", [show, check])
+    def test_a_folder_of_something_else(self, tmp_path: Path, looks: Callable[[Store], object]) -> None:
+        """A whole disk, it may be: nothing below its top is looked at, where a link would be warned of."""
+        (tmp_path / "rowsandcolumns").mkdir()
+        (tmp_path / "rowsandcolumns" / "link").symlink_to(tmp_path)
+        with pytest.raises(BadInput, match=r"no store in .*: it holds other things, and none of checkpoints, claims, curves"):
+            looks(Store(str(tmp_path)))
 
 
 class TestCompact:
