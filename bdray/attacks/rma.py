@@ -55,6 +55,9 @@ class Rma(Attack):
     def poisonable(self, samples: Samples) -> Tensor:
         return torch.tensor([any(map(self._stamps, boxes)) for boxes in _boxes(samples)], dtype=torch.bool)
 
+    def coverable(self, samples: Samples) -> Tensor:
+        return self.poisonable(samples)
+
     def attackable(self, samples: Samples) -> Tensor:
         return self.poisonable(samples)
 
