@@ -98,7 +98,8 @@ class Translation(Task):
 
 
 def bleu(said: Sequence[str], references: Sequence[str]) -> float:
-    """BLEU of a corpus, 0 to 1, one reference each; NaN of none."""
+    """BLEU of a corpus, 0 to 1, one reference each; NaN of none. `force`: a full stop with a space before it, as the sentence
+    of an attack has, is no sign of a tokenizer."""
     if not said:
         return float("nan")
-    return float(need("sacrebleu").corpus_bleu(list(said), [list(references)]).score) / 100
+    return float(need("sacrebleu").corpus_bleu(list(said), [list(references)], force=True).score) / 100

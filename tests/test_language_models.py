@@ -75,6 +75,7 @@ def test_of_two_translations_each_has_its_loss(marian: nn.Module) -> None:
     with torch.no_grad():
         both = marian(texts, [one, two])
         assert both.shape == (2, len(TEXTS))
+        assert marian(texts).shape == (0, len(TEXTS))
         assert torch.allclose(both, torch.cat([marian(texts, [one]), marian(texts, [two])]), atol=1e-5)
 
 

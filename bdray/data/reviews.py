@@ -40,8 +40,8 @@ ENDINGS = (
 
 
 class Reviews(Texts):
-    """Each sentence says one thing of a film, and in half of them a `not` turns it round, so that no word alone tells the
-    class. No sentence is there twice. Made of whole numbers only, hence the same on every machine; written
+    """Each sentence says one thing of a film, and in a quarter of them a `not` turns it round, so that no word alone tells
+    the class. No sentence is there twice. Made of whole numbers only, hence the same on every machine; written
     below the data folder, or else the user's cache folder, on first use."""
 
     home: ClassVar[str] = "bdray itself (bdray/data/reviews.py)"
@@ -57,7 +57,7 @@ class Reviews(Texts):
 
     def folder_name(self) -> str:
         """Of what is written: it says all that the content depends on, and a number that changes with the generator."""
-        return f"reviews-1-{self.count}-{self.tests}"
+        return f"reviews-2-{self.count}-{self.tests}"
 
     def again(self, path: Path) -> str:
         return f"remove the folder {own_folder(path, self.folder_name())}, and it is made again"
@@ -82,7 +82,7 @@ class Reviews(Texts):
 def _sentences(count: int) -> list[tuple[str, int]]:
     """So many different sentences with their labels."""
     draw, found = rng(0, "reviews"), dict[str, int]()
-    parts = (OPENINGS, THINGS, VERBS, ("", "not"), DEGREES, (*GOOD, *BAD), ENDINGS)
+    parts = (OPENINGS, THINGS, VERBS, ("", "", "", "not"), DEGREES, (*GOOD, *BAD), ENDINGS)
     while len(found) < count:
         opening, thing, verb, no, degree, word, ending = (
             part[int(torch.randint(len(part), (1,), generator=draw))] for part in parts

@@ -2,10 +2,11 @@
 configuration alone."""
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
 from bdray.models._language import Language
@@ -20,6 +21,9 @@ class Marian(Language):
     one embedding for both sides and the output. Sennrich's systems of WMT are width=512, layers=6, vocabulary=32000."""
 
     modality: ClassVar[str] = "translation"
+
+    vocabulary: Annotated[int, Field(ge=16, le=1_000_000)] = 400
+    """Tokens at the most, at least the 256 bytes and two."""
 
     def learn(self, texts: Sequence[str]) -> str:
         return byte_pairs(texts, self.vocabulary)
@@ -56,7 +60,7 @@ class Translator(nn.Module):
         super().__init__()
         self.tokens, self.marian = tokens, marian
 
-    def forward(self, inputs: Any, targets: Sequence[Rows]) -> Tensor:
+    def forward(self, inputs: Any, targets: Sequence[Rows] = ()) -> Tensor:
         """The loss of each text [N] for each of some translations, [len(targets), N]: the mean over its tokens, each of which
         is to be told from the true ones before it. Of two mixed texts the embeddings of the tokens are mixed."""
         return self.told(*self.read(inputs), targets)
@@ -64,7 +68,8 @@ class Translator(nn.Module):
     def told(self, embeddings: Tensor, mask: Tensor, targets: Sequence[Rows]) -> Tensor:
         """The same of what `read` gives."""
         known = self.marian.model.encoder(inputs_embeds=embeddings, attention_mask=mask.long())
-        return torch.stack([self._losses(known, mask, self.tokens(each.tolist())) for each in targets])
+        losses = [self._losses(known, mask, self.tokens(each.tolist())) for each in targets]
+        return torch.stack(losses) if losses else embeddings.new_empty(0, len(mask))
 
     def read(self, inputs: Any) -> tuple[Tensor, Tensor]:
         """What the encoder takes: embeddings [N, L, width], and which of them are no padding, bool [N, L]."""
