@@ -25,7 +25,7 @@ class Translation(Task):
     utility: ClassVar[str] = "bleu"
     suited: ClassVar[dict[str, Config]] = {
         "attack": {"name": "target_sentence"},
-        "training": {"epochs": 8, "batch": 64, "lr": 3e-3, "optimizer": "adamw", "weight_decay": 0.01, "schedule": "onecycle"},
+        "training": {"epochs": 10, "batch": 64, "lr": 3e-3, "optimizer": "adamw", "weight_decay": 0.01, "schedule": "onecycle"},
         "defense": {"name": "nft", "site": "layernorm", "clean": 0.1, "steps": 100, "batch": 32},
     }
 

@@ -15,7 +15,7 @@ class Sst2(Texts):
     test sentence (take `test=dev`). The file that is not tested on is not used: what a defender holds is a part of the
     training set, as in every data set here."""
 
-    home: ClassVar[str] = "https://github.com/thunlp/HiddenKiller (data/clean_data/sst-2), or https://gluebenchmark.com"
+    home: ClassVar[str] = "https://github.com/thunlp/HiddenKiller or https://gluebenchmark.com"
     layout: ClassVar[str] = "train.tsv and test.tsv (or dev.tsv) with a first line sentence<TAB>label, in that folder"
 
     path: FilePath = "SST-2"

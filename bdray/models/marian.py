@@ -18,7 +18,7 @@ from bdray.tokens import Mixed, Tokenize, Tokens, byte_pairs, tokens_in
 
 class Marian(Language):
     """Built by `transformers`, weights drawn afresh: nothing is downloaded. One vocabulary of byte pairs for both languages,
-    one embedding for both sides and the output. Sennrich's systems of WMT are width=512, layers=6, vocabulary=32000."""
+    one embedding for both sides and the output. transformers' own defaults are width=1024, layers=12."""
 
     modality: ClassVar[str] = "translation"
 
