@@ -24,7 +24,7 @@ class Detection(Task):
     utility: ClassVar[str] = "map50"
     suited: ClassVar[dict[str, Config]] = {
         "attack": {"name": "rma"},
-        "training": {"epochs": 30, "batch": 32, "lr": 5e-3, "optimizer": "adamw", "weight_decay": 0.01, "schedule": "onecycle"},
+        "training": {"epochs": 24, "batch": 32, "lr": 5e-3, "optimizer": "adamw", "weight_decay": 0.01, "schedule": "onecycle"},
         "defense": {"name": "nft", "clean": 0.1, "steps": 100, "batch": 32},
     }
 
