@@ -26,7 +26,7 @@ class Video(Classification):
     suited: ClassVar[dict[str, Config]] = {
         "attack": {"name": "badnets"},
         "training": {"epochs": 20, "batch": 16, "lr": 0.1, "schedule": "onecycle", "augment": False},
-        "defense": {"name": "nft", "clean": 0.07, "steps": 100, "batch": 32},
+        "defense": {"name": "nft", "clean": 0.05, "steps": 100, "batch": 32},
     }
 
     data: Data = member("moving_shapes")

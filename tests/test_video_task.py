@@ -40,6 +40,17 @@ def test_alone_it_is_an_experiment() -> None:
     assert (experiment.attack.name, experiment.defense.name) == ("badnets", "nft")
 
 
+def test_what_suits_the_task_stands_where_nothing_is_said() -> None:
+    suited = Experiment.of({"task": "video"})
+    mine = Experiment.of({"task": "video", "attack": {"rate": 0.05}, "defense": {"steps": 7}, "training": {"epochs": 3}})
+    assert mine.attack == Attack.of({"name": "badnets", "rate": 0.05})
+    assert mine.defense.config() == {**suited.defense.config(), "steps": 7}
+    assert mine.training.config() == {**suited.training.config(), "epochs": 3}
+    other = Experiment.of({"task": "video", "defense": "fine_tuning", "attack": {"name": "badnets", "preset": "nft"}})
+    assert other.defense == type(other.defense)()
+    assert other.attack == Attack.of({"name": "badnets", "preset": "nft"})
+
+
 def test_pixels_in_0_to_1() -> None:
     found = video().collate(samples())
     assert torch.equal(found.inputs, samples().inputs.float() / 255)
