@@ -3,17 +3,22 @@
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor
 from tqdm import tqdm
 
 from bdray.data import Data, Published, Samples
+from bdray.memory import whole_memory
 from bdray.packages import need
 from bdray.seeds import seed_of
-from bdray.spec import BadInput, Config, Count
+from bdray.spec import LARGEST, BadInput, Config
+
+SomePoints = Annotated[int, Field(ge=2, le=LARGEST)]
+"""Points of a cloud; one alone has no size to be scaled to 1."""
 
 
 class Points(Data):
@@ -23,12 +28,18 @@ class Points(Data):
     modality: ClassVar[str] = "points"
     suited_model: ClassVar[Config] = {"name": "pointnet"}
 
-    points: Count = 1024
+    points: SomePoints = 1024
     """Points of a cloud, drawn uniformly over the surface, the same ones for every seed."""
 
     def clouds(self, paths: Sequence[Path], base: Path) -> Tensor:
         """The cloud of each mesh, in order; what is drawn depends on where it lies below `base`. Raises BadInput that names the
         file that is damaged."""
+        needed, most = 12 * len(paths) * self.points, whole_memory()
+        if needed > most:
+            raise BadInput(
+                f"{self.name}.points: got {self.points}, and {len(paths)} clouds of so many take {needed / 2**30:.3g} GiB, "
+                f"more than the {most / 2**30:.3g} GiB of memory here; lower it"
+            )
         o3d = need("open3d")
         out = np.empty((len(paths), self.points, 3), dtype=np.float32)
         for at, path in enumerate(tqdm(paths, "sampling meshes", leave=False, disable=None if len(paths) > 1000 else True)):
@@ -46,19 +57,19 @@ class Points(Data):
         """How a damaged file of the data set is got anew."""
         return "fetch the data set again, or remove it"
 
-    def _sampled(self, o3d: object, vertices: np.ndarray, triangles: np.ndarray, seed: int) -> np.ndarray:
+    def _sampled(self, o3d: Any, vertices: np.ndarray, triangles: np.ndarray, seed: int) -> np.ndarray:
         """Points of a mesh's surface, [P, 3], in the unit sphere."""
         vertices = vertices - vertices.mean(0)
         largest = np.linalg.norm(vertices, axis=1).max()
         if not largest:
             raise ValueError("all its vertices are one point")
-        mesh = o3d.geometry.TriangleMesh(  # type: ignore[attr-defined]
-            o3d.utility.Vector3dVector(vertices / largest),  # type: ignore[attr-defined]
-            o3d.utility.Vector3iVector(triangles),  # type: ignore[attr-defined]
+        mesh = o3d.geometry.TriangleMesh(
+            o3d.utility.Vector3dVector(vertices / largest),
+            o3d.utility.Vector3iVector(triangles),
         )
         if not mesh.get_surface_area() > 0:
             raise ValueError("none of its faces has an area")
-        o3d.utility.random.seed(seed)  # type: ignore[attr-defined]
+        o3d.utility.random.seed(seed)
         found = np.asarray(mesh.sample_points_uniformly(number_of_points=self.points).points)
         found = found - found.mean(0)
         return found / np.linalg.norm(found, axis=1).max()

@@ -8,10 +8,10 @@ import torch
 
 from bdray.data import Published
 from bdray.data._made import made, own_folder
-from bdray.data._points import Points, modelnet
+from bdray.data._points import Points, SomePoints, modelnet
 from bdray.packages import need
 from bdray.seeds import rng
-from bdray.spec import BadInput, Config, Count
+from bdray.spec import BadInput, Config
 
 FOLDER = "solids-1"
 """The number changes with what is written, so that no older miniature is taken for it."""
@@ -30,7 +30,7 @@ class Solids(Points):
     unit: ClassVar[str] = "a mesh"
     suited_model: ClassVar[Config] = {"name": "pointnet", "width": 16}
 
-    points: Count = 256
+    points: SomePoints = 256
 
     def read(self, root: Path) -> Published:
         return modelnet(self, made(root, FOLDER, write))

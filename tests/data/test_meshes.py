@@ -144,6 +144,15 @@ def test_points_are_uniform_over_the_surface(tmp_path: Path) -> None:
     assert abs(float(right) - 0.75) < 0.03
 
 
+def test_clouds_that_no_memory_holds(tmp_path: Path) -> None:
+    modelnet(tmp_path)
+    with pytest.raises(BadInput, match=r"modelnet\.points: got 10+, and 4 clouds of so many take .* GiB, more than the"):
+        read(tmp_path, points=10**12)
+    with pytest.raises(BadInput, match=r"modelnet\.points: got 1, expected a whole number from 2|expected .*at least 2"):
+        read(tmp_path, points=1)
+    assert read(tmp_path, points=2).train.inputs.isfinite().all()
+
+
 @pytest.mark.parametrize(
     ("mar", "told"),
     [
