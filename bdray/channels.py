@@ -1,6 +1,7 @@
 """Channels: how much each output channel of a convolution and the BatchNorm after it can stretch its input, as Zheng et al.
 2022 (CLP, ECCV) bound it."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,8 +11,13 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 
 def pairs(model: nn.Module, inputs: Any) -> list[tuple[str, nn.Module, nn.Module]]:
+    """`met`, of a model that takes inputs (any values) and nothing else."""
+    return met(model, lambda: model(inputs))
+
+
+def met(model: nn.Module, once: Callable[[], Any]) -> list[tuple[str, nn.Module, nn.Module]]:
     """Name of the BatchNorm, convolution and BatchNorm, for every BatchNorm that gets a convolution's output itself, found by
-    running `inputs` (any values) through the model in eval mode: what stands next to what in the code proves nothing.
+    running the model in eval mode, which `once` does: what stands next to what in the code proves nothing.
 
     The authors take the module registered before a BatchNorm, which is wrong where the norm comes first (PreAct nets).
     """
@@ -38,7 +44,8 @@ def pairs(model: nn.Module, inputs: Any) -> list[tuple[str, nn.Module, nn.Module
     training = model.training
     try:
         with torch.no_grad():
-            model.eval()(inputs)
+            model.eval()
+            once()
     finally:
         model.train(training)
         for hook in hooks:

@@ -81,8 +81,9 @@ class Experiment(Spec):
             (self.defense, self.defense.modalities or {modality}),
         ):
             if modality not in fits:
+                why = f" ({spec.because})" if isinstance(spec, Defense) and spec.because else ""
                 raise Incompatible(
-                    f"the {spec.kind} {spec.name!r} is for {' and '.join(sorted(fits))}, the task {self.task.name!r} is "
+                    f"the {spec.kind} {spec.name!r} is for {' and '.join(sorted(fits))}{why}, the task {self.task.name!r} is "
                     f"for {modality}; choose another"
                 )
         if self.attack.steers and "train" in self.defense.needs:
@@ -377,6 +378,7 @@ def _run(
     task, defense = experiment.task, experiment.defense
     splits = load(task.data, root)
     defense.check(splits)  # once more: a launch has not seen every setting that a search draws
+    defense.check_model(task, splits)
     victim = _victim(experiment, store, root, progress)
     evidence, mine = collect(experiment, victim, splits)
     curve, looked = _Curve(experiment.key(), "defense", progress), _Curve(experiment.key(), "truth", unwatched)

@@ -1,6 +1,6 @@
 """Task: what a modality must say, so that training, attacks, defenses and scores can be written once for all of them."""
 
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +38,10 @@ class Task(Spec):
     suited: ClassVar[dict[str, Config]] = {}
     """The `attack`, the `training` and the `defense` of an experiment that says nothing of them, where they are not those of
     `Experiment`."""
+
+    space: ClassVar[Literal["", "pixels", "points", "words"]] = ""
+    """What `soften` gives, for a defense that moves it: pixels, 0..1 on a grid, [N, C, H, W] or [N, C, T, H, W]; points,
+    coordinates [N, P, axes]; words, embeddings [N, L, width]. Empty: nothing that any of them knows."""
 
     data: Data
     model: Model
@@ -89,6 +93,10 @@ class Task(Spec):
     def harden(self, model: nn.Module, soft: Tensor, batch: Batch) -> Any:
         """The model from there on: its outputs for the softened batch, or for one that was moved."""
         return model(soft)
+
+    def words(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Of a softened batch whose space is words: which places hold one, bool [N, L]; padding and special tokens do not."""
+        raise NotImplementedError
 
     def predict(self, model: nn.Module, samples: Samples) -> Any:
         """What the model says of each sample, a column in order, in eval mode, without augmentation. Raises FloatingPointError

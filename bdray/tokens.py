@@ -71,6 +71,12 @@ class Tokenize(nn.Module):
         found: str = self.tokenizer.decode(numbers, skip_special_tokens=True)
         return found
 
+    def words(self, read: Tokens) -> Tensor:
+        """Which tokens are of words, bool [N, L]: neither padding nor special ones, but for that of unknown words."""
+        special = [self.tokenizer.token_to_id(token) for token in (PAD, START, STOP)]
+        known = torch.tensor([number for number in special if number is not None], device=read.numbers.device)
+        return read.mask & ~torch.isin(read.numbers, known)
+
     @property
     def pad(self) -> int:
         """The number of the padding, the first special token."""

@@ -1,7 +1,7 @@
 """Image classification. Try: bdray run task=image task.data=digits attack=blend defense=nft"""
 
 from collections import OrderedDict
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +19,7 @@ class Image(Classification):
     """Top-1 accuracy. Where no model is named, it is the one that suits the data set: a narrow one for digits."""
 
     modality: ClassVar[str] = "image"
+    space: ClassVar[Literal["", "pixels", "points", "words"]] = "pixels"
 
     data: Data = member("digits")
     model: Model = member("resnet18")

@@ -21,6 +21,7 @@ class Points(Classification):
     """Top-1 accuracy. Where no model is named, it is the one that suits the data set."""
 
     modality: ClassVar[str] = "points"
+    space: ClassVar[Literal["", "pixels", "points", "words"]] = "points"
     suited: ClassVar[dict[str, Config]] = {
         "attack": {"name": "pointpba_i", "rate": 0.2},
         "training": {

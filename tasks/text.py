@@ -18,6 +18,7 @@ class Text(Classification):
     """Top-1 accuracy. A model's vocabulary is learnt from the training set, before it is poisoned."""
 
     modality: ClassVar[str] = "text"
+    space: ClassVar[Literal["", "pixels", "points", "words"]] = "words"
     suited: ClassVar[dict[str, Config]] = {
         "attack": {"name": "insert_word"},
         "training": {"epochs": 12, "batch": 64, "lr": 1e-3, "optimizer": "adamw", "weight_decay": 0.01, "schedule": "onecycle"},
@@ -53,3 +54,7 @@ class Text(Classification):
 
     def harden(self, model: Any, soft: Tensor, batch: Batch) -> Any:
         return model.classify(soft, model.tokens(batch.inputs.tolist()).mask)
+
+    def words(self, model: Any, batch: Batch) -> Tensor:
+        found: Tensor = model.tokens.words(model.tokens(batch.inputs.tolist()))
+        return found

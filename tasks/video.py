@@ -23,6 +23,7 @@ class Video(Classification):
     """Top-1 accuracy on one clip a video. Where no model is named, it is the one that suits the data set."""
 
     modality: ClassVar[str] = "video"
+    space: ClassVar[Literal["", "pixels", "points", "words"]] = "pixels"
     suited: ClassVar[dict[str, Config]] = {
         "attack": {"name": "badnets"},
         "training": {"epochs": 20, "batch": 16, "lr": 0.1, "schedule": "onecycle", "augment": False},

@@ -72,6 +72,8 @@ class Defense(Spec):
     """Of "model", "train", "clean", and for the sanity bounds "truth": the threat model in one line."""
     modalities: ClassVar[frozenset[str]] = frozenset()
     """Empty: all of them."""
+    because: ClassVar[str] = ""
+    """Why it is for these alone: what it does that has no meaning elsewhere."""
     flags: ClassVar[bool] = False
     """It says which training samples it takes for poison."""
 

@@ -9,6 +9,8 @@ choices, of which the text says nothing or something else:
 - The first partition comes after a warm-up on the whole training set: a model that has learnt nothing ranks noise.
 - There are two iterations. The text describes many, over which ever more is taken for clean; ten of 0.05 take half.
 - Weight decay, the victim's, pulls all weights in the steps of unlearning, too, as does its momentum.
+- What is no image is perturbed, as an image is, where the model's input is continuous (`Task.soften`), inside the like of a
+  patch: `radius` and `eps` say which and how far. The paper has images alone.
 - Half of every batch of unlearning is taken for clean, however little that is: up to `batch` samples, drawn from all taken
   so far. In equation 4 as we read it, the mean of what is learnt and the mean of what is unlearnt weigh the same.
 """
@@ -35,10 +37,13 @@ from bdray.training import Report, Training, device, parts
 
 
 class AdvrBD(Defense):
-    """Works where a patch and a pixel mean something, and where the poisoned set is fixed."""
+    """Works on whatever has classes, and where the poisoned set is fixed."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"train"})
-    modalities: ClassVar[frozenset[str]] = frozenset({"image"})
+    modalities: ClassVar[frozenset[str]] = frozenset({"image", "points", "text", "video"})
+    because: ClassVar[str] = (
+        "it measures how far the probabilities of the classes move, and boxes and sentences have no one distribution to compare"
+    )
     flags: ClassVar[bool] = True
     presets: ClassVar[dict[str, Config]] = {"remedy": {"balanced": True, "relearn_rate": 0.1}}
 
@@ -48,9 +53,14 @@ class AdvrBD(Defense):
     """Samples newly taken for clean in an iteration / training samples."""
     iterations: Count = 2
     radius: Share = 0.125
-    """Of the patch, a square of 2 radius + 1 pixels / the image's shorter side."""
+    """Of the patch, a square of 2 radius + 1 pixels / the image's shorter side. Of a clip it is such a square in 2 radius + 1
+    frames, the radius in time the same share of the frames; of a cloud the points in a ball around one of them, whose radius
+    is that share of the cloud's longest side; of a text a span of 2 radius + 1 words, that share of its words. These are
+    ours."""
     eps: NonNegative = 16.0
-    """Bound of the perturbation, of 255."""
+    """Bound of the perturbation, of 255, which are the range of a pixel. What is no pixel has no range that is known: of a
+    cloud 255 are its largest less its smallest coordinate, of a text the largest less the smallest number in the embeddings
+    of its words, each sample's own. This is ours."""
     steps: Count = 1
     """Of projected gradient ascent, 2.5 eps / steps each."""
     climb: Literal["kl", "ce"] = "kl"
@@ -257,6 +267,6 @@ class AdvrBD(Defense):
         return losses.mean() * (right > self.keep)
 
     def perturbation(self, train: Samples) -> Perturbation:
-        """The fields in pixels and in units of 0..1."""
-        radius = round(self.radius * min(train.inputs.shape[-2:]))
-        return Perturbation(radius, self.eps / 255, self.steps, 2.5 * self.eps / 255 / self.steps, self.climb)
+        """The fields in pixels, where there are some, and in units of 0..1."""
+        radius = round(self.radius * min(train.inputs.shape[-2:])) if isinstance(train.inputs, Tensor) else 0
+        return Perturbation(radius, self.eps / 255, self.steps, 2.5 * self.eps / 255 / self.steps, self.climb, self.radius)

@@ -7,13 +7,13 @@ variance alone; here eps is added to it, as BatchNorm does: a channel that sleep
 """
 
 import functools
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
-from bdray.channels import lipschitz, pairs
+from bdray.channels import lipschitz, met
 from bdray.defenses import Defended, Defense, Evidence
 from bdray.finite import check_answers
 from bdray.samples import Outline, Splits
@@ -68,6 +68,7 @@ def prunable(task: Task, outline: Outline) -> bool:
 
 
 def sites(model: nn.Module, task: Task, outline: Outline) -> list[tuple[str, nn.Module, nn.Module]]:
-    """Name, convolution and BatchNorm of the layers whose channels can be switched off, found with one made input."""
-    inputs: Any = task.collate(task.example(outline)).to(next(model.parameters()).device).inputs
-    return [(name, conv, norm) for name, conv, norm in pairs(model, inputs) if norm.weight is not None]
+    """Name, convolution and BatchNorm of the layers whose channels can be switched off, found with one made sample."""
+    batch = task.collate(task.example(outline)).to(next(model.parameters()).device)
+    found = met(model, lambda: task.harden(model, task.soften(model, batch), batch))
+    return [(name, conv, norm) for name, conv, norm in found if norm.weight is not None]

@@ -22,6 +22,7 @@ class CutMix(Defense):
 
     needs: ClassVar[frozenset[str]] = frozenset({"train"})
     modalities: ClassVar[frozenset[str]] = frozenset({"image"})
+    because: ClassVar[str] = "it pastes a box of one image into another"
 
     epochs: Amount = 0
     """0: as many as the victim's."""

@@ -29,6 +29,7 @@ class Dbr(Defense):
 
     needs: ClassVar[frozenset[str]] = frozenset({"train"})
     modalities: ClassVar[frozenset[str]] = frozenset({"image"})
+    because: ClassVar[str] = "it turns and shifts images"
     flags: ClassVar[bool] = True
 
     alpha_c: Share = 0.20

@@ -1,6 +1,8 @@
 """Fine-pruning (Liu, Dolan-Gavitt and Garg 2018, arXiv 1805.12185): channels that clean inputs leave asleep are cut, then
 the model is fine-tuned."""
 
+from collections import Counter
+
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
@@ -29,23 +31,25 @@ class Columns(nn.Module):
 class FinePruning(Tuned):
     """Prunes the inputs of the last linear layer, as BackdoorBench does, in steps of a hundredth, while the accuracy on the
     defender's own clean samples stays within `max_drop` of the start. BackdoorBench measures that drop on the test set. Which
-    channels sleep is told from these samples as they are; BackdoorBench passes them through the augmentation of training."""
+    channels sleep is told from these samples as they are; BackdoorBench passes them through the augmentation of training.
+    A layer that shares its weight with others, as a translator's last one does with the embeddings, is passed over."""
 
     max_drop: Share = 0.1
-    """Relative to the accuracy before pruning."""
+    """Relative to the accuracy, or other utility, before pruning."""
 
     def fits(self, model: nn.Module, task: Task) -> None:
-        if not any(isinstance(m, nn.Linear) for m in model.modules()):
+        if last_linear(model) is None:
             raise Incompatible(
-                f"the defense 'fine_pruning' prunes the inputs of a linear layer, and the model {task.model.name!r} has none; "
-                "choose another"
+                f"the defense 'fine_pruning' prunes the inputs of a linear layer, and the model {task.model.name!r} has none "
+                "with a weight of its own; choose another"
             )
 
     def defend(self, evidence: Evidence, task: Task, rng: torch.Generator, report: Report) -> Defended:
         model, clean = evidence.model, evidence.clean
         assert model is not None
         assert clean is not None
-        head = [m for m in model.modules() if isinstance(m, nn.Linear)][-1]
+        head = last_linear(model)
+        assert head is not None
         order = mean_inputs(model, head, clean, task).argsort()
         columns = Columns(torch.ones(head.in_features, device=head.weight.device))
         parametrize.register_parametrization(head, "weight", columns)
@@ -62,6 +66,13 @@ class FinePruning(Tuned):
         parametrize.remove_parametrizations(head, "weight", leave_parametrized=True)
         head._parameters = {"weight": head._parameters.pop("weight"), **head._parameters}  # its place before
         return Defended(model)
+
+
+def last_linear(model: nn.Module) -> nn.Linear | None:
+    """The last linear layer whose weight is no other layer's, too: a column cut from that would be cut from the embeddings."""
+    uses = Counter(id(weight) for module in model.modules() for weight in module._parameters.values())
+    linear = [m for m in model.modules() if isinstance(m, nn.Linear) and uses[id(m.weight)] == 1]
+    return linear[-1] if linear else None
 
 
 def mean_inputs(model: nn.Module, layer: nn.Module, clean: Samples, task: Task) -> Tensor:
