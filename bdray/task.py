@@ -128,3 +128,7 @@ class Task(Spec):
         """The loss of each sample alone, float [N], of a batch that is not mixed."""
         outputs = model(batch.inputs)
         return torch.stack([self.criterion(outputs[i : i + 1], batch.targets[i : i + 1]) for i in range(len(batch.targets))])
+
+    def teaches(self, samples: Samples) -> Tensor:
+        """Which samples have something to be learnt of, bool [N] on the CPU: the loss of the others says nothing."""
+        return torch.ones(len(samples), dtype=torch.bool)

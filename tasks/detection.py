@@ -51,6 +51,12 @@ class Detection(Task):
         found: Tensor = model(batch.inputs, [batch.targets])[0]
         return found
 
+    def teaches(self, samples: Samples) -> Tensor:
+        """Images with an object: SSD's loss of an image without one is 0, whatever the model."""
+        targets = samples.targets
+        assert isinstance(targets, Rows)
+        return torch.tensor([bool(size) for size in targets.values.value_lengths().to_pylist()], dtype=torch.bool)
+
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Of a mixed batch LossMix (Vu et al. 2024): the mixed image is to show the boxes of both, and the two losses are
         mixed, not the boxes."""

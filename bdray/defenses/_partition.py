@@ -7,7 +7,7 @@ the points of a cloud in a ball, a span of words.
 
 import functools
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -49,8 +49,9 @@ def patches(count: int, height: int, width: int, radius: int, draw: torch.Genera
     return (near_row & near_column)[:, None]
 
 
-def cuboids(count: int, length: int, height: int, width: int, how: Perturbation, draw: torch.Generator) -> Tensor:
-    """Patches in the frames around a random one, cut off at the clip's ends, bool [count, 1, length, height, width]."""
+def cuboids(clips: Tensor, how: Perturbation, draw: torch.Generator) -> Tensor:
+    """Of clips [N, C, T, H, W] patches in the frames around a random one, cut off at the ends, bool [N, 1, T, H, W]."""
+    count, _, length, height, width = clips.shape
     square = patches(count, height, width, how.radius, draw)
     centre = torch.randint(length, (count, 1), generator=draw, device=draw.device)
     frames = (torch.arange(length, device=draw.device) - centre).abs() <= round(how.share * length)
@@ -81,7 +82,7 @@ def region(task: Task, soft: Tensor, words: Tensor | None, how: Perturbation, dr
     if task.space == "points":
         return balls(soft, how.share, draw)
     if soft.dim() == 5:
-        return cuboids(len(soft), *soft.shape[2:], how, draw)
+        return cuboids(soft, how, draw)
     return patches(len(soft), soft.shape[-2], soft.shape[-1], how.radius, draw)
 
 
@@ -108,7 +109,8 @@ def perturb(
     start: at zero the divergence has none. `known` is the model's own answer to `x` as logarithms of probabilities [N, C]; the
     model is asked as it stands, and gets no gradients. With `span`, [N, 1, 1], other values than pixels, whose bound is that
     share of it, and which have no other limits."""
-    bound, step = (how.eps, how.step) if span is None else (how.eps * span, how.step * span)
+    bound: Any = how.eps if span is None else how.eps * span
+    step: Any = how.step if span is None else how.step * span
     delta = (torch.rand(x.shape, generator=draw, device=x.device) * 2 - 1) * bound * patch
     for _ in range(how.steps):
         moved = _within(x + delta, span).requires_grad_()

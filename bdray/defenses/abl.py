@@ -21,7 +21,8 @@ from bdray.training import Report, Training
 
 
 class Abl(Defense):
-    """Works on any modality. What it isolates is flagged."""
+    """Works on any modality. What it isolates is flagged; an image without an object, whose loss is 0 from the start, is never
+    isolated."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"train"})
     flags: ClassVar[bool] = True
@@ -64,7 +65,8 @@ class Abl(Defense):
 
         recipe = Training(**plain, epochs=self.tuning_epochs, schedule="constant", augment=False)
         stages.fit("tuning", model, train, recipe, ascending)
-        isolated = lowest(losses(model, train, task), portion("abl.isolation", self.isolation, len(train), cut=True))
+        lost = losses(model, train, task).masked_fill(~task.teaches(train), torch.inf)
+        isolated = lowest(lost, portion("abl.isolation", self.isolation, len(train), cut=True))
         if self.finetuning_epochs:
             dropping = Dropping(**plain, epochs=self.finetuning_epochs, after=self.finetuning_drop)
             stages.fit("finetuning", model, train.take(~isolated), dropping)
