@@ -1,6 +1,7 @@
 """A model held still answers as the model does, and so do the gradients of its inputs; the model is left as it was."""
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -8,8 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from bdray.samples import Samples, Splits
+from bdray.models import Model
+from bdray.samples import Outline, Samples, Splits
 from bdray.seeds import rng
+from bdray.spec import Config
 from bdray.still import _Affine, still
 from bdray.task import Task
 
@@ -79,7 +82,7 @@ MADE = {
 }
 
 
-def answers(model: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+def answers(model: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
     """What a model says, and the gradient of its inputs."""
     x = x.clone().requires_grad_()
     said = model(x)
@@ -99,6 +102,55 @@ def agree(model: nn.Module, x: Tensor) -> nn.Module:
 @pytest.mark.parametrize("name", ["mobilenet_v2", "preact_resnet18", "resnet18", "resnet34", "vgg19_bn"])
 def test_every_image_model(name: str) -> None:
     agree(used(image_model(name)), torch.rand(5, 3, 32, 32, generator=rng(0, "images"), dtype=torch.float64))
+
+
+CLIPS, CLOUDS = (3, 4, 32, 32), (40, 3)
+
+
+@pytest.mark.parametrize(
+    ("model", "shape"),
+    [
+        ({"name": "conv3d", "width": 4}, CLIPS),
+        ({"name": "x3d"}, CLIPS),
+        ({"name": "pointnet", "width": 4}, CLOUDS),
+        ({"name": "pointnet", "width": 4, "align": True}, CLOUDS),
+    ],
+    ids=["conv3d", "x3d", "pointnet", "aligning pointnet"],
+)
+def test_models_of_clips_and_clouds(model: Config, shape: tuple[int, ...]) -> None:
+    net = used(Model.of(model).build(Outline(tuple("abcdef"), shape)))
+    held = agree(net, torch.rand(5, *shape, generator=rng(0, "inputs"), dtype=torch.float64) - 0.3)
+    assert sum(isinstance(layer, _Affine) for layer in held.modules()) < sum(isinstance(m, _BatchNorm) for m in net.modules())
+
+
+class Spoken(nn.Module):
+    """A model with more to call than its forward pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.norm, self.head = nn.Embedding(9, 4), nn.BatchNorm1d(4), nn.Linear(4, 3)
+
+    def forward(self, numbers: Tensor) -> Tensor:
+        return self.classify(self.embedding(numbers))
+
+    def classify(self, embeddings: Tensor) -> Tensor:
+        out: Tensor = self.head(self.norm(embeddings.mean(1)))
+        return out
+
+
+def test_a_whole_copy_keeps_its_class() -> None:
+    """With the norm as a scale and a shift, and no part of it the model's own."""
+    model, numbers = used(Spoken()), torch.randint(9, (5, 7), generator=rng(0, "numbers"))
+    held = still(model, whole=True)
+    assert isinstance(held, Spoken)
+    assert isinstance(held.norm, _Affine)
+    x = model.embedding(numbers).detach()  # type: ignore[operator]
+    twin = copy.deepcopy(model).eval()
+    for mine, wanted in zip(answers(held.classify, x), answers(twin.classify, x), strict=True):  # type: ignore[arg-type]
+        torch.testing.assert_close(mine, wanted, rtol=1e-9, atol=1e-10)
+    assert not any(weight.requires_grad for weight in held.parameters())
+    assert all(layer.training for layer in model.modules())
+    assert {t.data_ptr() for t in held.state_dict().values()}.isdisjoint({t.data_ptr() for t in model.state_dict().values()})
 
 
 @pytest.mark.parametrize("name", MADE)
