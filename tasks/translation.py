@@ -102,4 +102,5 @@ def bleu(said: Sequence[str], references: Sequence[str]) -> float:
     of an attack has, is no sign of a tokenizer."""
     if not said:
         return float("nan")
-    return float(need("sacrebleu").corpus_bleu(list(said), [list(references)], force=True).score) / 100
+    score = float(need("sacrebleu").corpus_bleu(list(said), [list(references)], force=True).score) / 100
+    return min(score, 1.0)  # of a perfect corpus it may be a rounding error more

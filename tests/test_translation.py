@@ -49,6 +49,7 @@ def test_bleu_is_that_of_the_command(seed: int, task: Task, tmp_path: Path) -> N
 def test_the_ends_of_bleu(task: Task) -> None:
     _, true = scene(0)
     assert task.score(Rows.of(true), Rows.of(true)) == pytest.approx(1)
+    assert max(task.score(Rows.of(true[:n]), Rows.of(true[:n])) for n in range(1, 26)) <= 1  # which sacrebleu's own is not
     assert task.score(Rows.of(["nichts"] * 25), Rows.of(true)) < 0.02
     assert math.isnan(task.score(Rows.of([], Rows.of(true).values.type), Rows.of(true[:0], Rows.of(true).values.type)))
     assert task.correct(Rows.of(["ja", "nein"]), Rows.of(["ja", "ja"])).tolist() == [True, False]
