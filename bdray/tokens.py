@@ -110,7 +110,7 @@ def wordpieces(texts: Sequence[str], size: int) -> str:
     # The trainer numbers the letters inside of words in the order of a hash table, another one in each process, and breaks ties
     # by these numbers: so they are all given.
     given = [*special, *letters, *(f"##{letter}" for letter in letters)]
-    _check_size(size, len(given))
+    _check_size(size, len(given), "the letters of these texts and the special tokens")
     trainer = tokenizers.trainers.WordPieceTrainer(vocab_size=size, special_tokens=given, show_progress=False)
     trained.train_from_iterator(texts, trainer)
     found: str = _bert_like(tokenizers, trained.get_vocab()).to_str()
@@ -139,7 +139,7 @@ def byte_pairs(texts: Sequence[str], size: int) -> str:
     them and comes back letter by letter; as the JSON of a tokenizer. Raises BadInput for fewer than all bytes."""
     tokenizers = need("tokenizers")
     alphabet = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
-    _check_size(size, len(alphabet) + 2)
+    _check_size(size, len(alphabet) + 2, "the bytes and the special tokens")
     trained = tokenizers.Tokenizer(tokenizers.models.BPE())
     trained.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
     trained.decoder = tokenizers.decoders.ByteLevel()
@@ -160,6 +160,6 @@ def tokens_in(vocabulary: str) -> int:
     return len({*found["model"]["vocab"], *(added["content"] for added in found["added_tokens"])})
 
 
-def _check_size(size: int, least: int) -> None:
+def _check_size(size: int, least: int, what: str) -> None:
     if size < least:
-        raise BadInput(f"vocabulary: got {size} tokens, but the letters of these texts alone are {least}; raise it")
+        raise BadInput(f"task.model.vocabulary: got {size} tokens, but {what} alone are {least}; raise it")
