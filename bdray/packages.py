@@ -25,6 +25,7 @@ PACKAGES = {
     "pytorchvideo": Package("pytorchvideo", "video", "the model x3d"),
     "open3d": Package("open3d", "points", "sampling points of meshes"),
     "libusb_package": Package("libusb-package", "points", "sampling points of meshes"),
+    "h5py": Package("h5py", "points", "reading .h5 files"),
     "transformers": Package("transformers", "text", "a language model"),
     "tokenizers": Package("tokenizers", "text", "a language model"),
     "sacrebleu": Package("sacrebleu", "text", "scoring translations"),

@@ -71,8 +71,13 @@ class Points(Data):
             raise ValueError("none of its faces has an area")
         o3d.utility.random.seed(seed)
         found = np.asarray(mesh.sample_points_uniformly(number_of_points=self.points).points)
-        found = found - found.mean(0)
-        return found / np.linalg.norm(found, axis=1).max()
+        return in_unit_sphere(found[None])[0]
+
+
+def in_unit_sphere(clouds: np.ndarray) -> np.ndarray:
+    """Clouds [N, P, 3] with their centroids at the origin and their farthest points at distance 1."""
+    clouds = clouds - clouds.mean(1, keepdims=True)
+    return clouds / np.linalg.norm(clouds, axis=2).max(1)[:, None, None]
 
 
 def read_off(path: Path) -> tuple[np.ndarray, np.ndarray]:

@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -170,6 +171,67 @@ def test_bad_folders_are_one_sentence(tmp_path: Path, mar: Callable[[Path], obje
     mar(tmp_path / "ModelNet40")
     with pytest.raises(BadInput, match=f"{told}.*modelnet.cs.princeton.edu$"):
         read(tmp_path)
+
+
+def hdf5(base: Path, points: int = 16) -> dict[str, np.ndarray]:
+    """Two training files and one to test on, of three classes; the clouds by the name of their file."""
+    base.mkdir()
+    (base / "shape_names.txt").write_text("airplane\nbathtub\nnight_stand\n")
+    (base / "train_files.txt").write_text("data/modelnet40_ply_hdf5_2048/ply_data_train0.h5\ndata/x/ply_data_train1.h5\n")
+    (base / "test_files.txt").write_text("data/modelnet40_ply_hdf5_2048/ply_data_test0.h5\n")
+    clouds = {}
+    for number, name in enumerate(("ply_data_train0.h5", "ply_data_train1.h5", "ply_data_test0.h5")):
+        clouds[name] = np.random.default_rng(number).normal(size=(3, points, 3)).astype(np.float32)
+        with h5py.File(base / name, "w") as file:
+            file["data"], file["label"] = clouds[name], np.array([[2], [0], [number]], dtype=np.uint8)
+    return clouds
+
+
+def test_clouds_in_hdf5(tmp_path: Path) -> None:
+    clouds = hdf5(tmp_path / "clouds")
+    train, test, classes, _ = read(tmp_path, path="clouds", points=8)
+    assert list(classes) == ["airplane", "bathtub", "night_stand"]
+    assert train.targets.tolist() == [2, 0, 0, 2, 0, 1]
+    assert test.targets.tolist() == [2, 0, 2]
+    raw = np.concatenate([clouds["ply_data_train0.h5"], clouds["ply_data_train1.h5"]])[:, :8]
+    centred = raw - raw.mean(1, keepdims=True)
+    scale = np.linalg.norm(centred, axis=2).max(1)
+    assert np.allclose(train.inputs.numpy(), centred / scale[:, None, None], atol=1e-6)
+    assert test.inputs.dtype == torch.float32
+
+
+def spoilt(name: str, value: np.ndarray | None) -> Callable[[Path], None]:
+    def mar(base: Path) -> None:
+        with h5py.File(base / "ply_data_train1.h5", "a") as file:
+            del file[name]
+            if value is not None:
+                file[name] = value
+
+    return mar
+
+
+@pytest.mark.parametrize(
+    ("mar", "told"),
+    [
+        (lambda base: (base / "test_files.txt").unlink(), r"test_files\.txt is not there; expected PATH/<class>"),
+        (lambda base: (base / "test_files.txt").write_text("\n"), r"test_files\.txt is empty"),
+        (lambda base: (base / "ply_data_train1.h5").unlink(), r"ply_data_train1\.h5 is not there"),
+        (
+            lambda base: (base / "ply_data_train1.h5").write_bytes(b"x" * 99),
+            r"ply_data_train1\.h5 is damaged \(.*\); fetch the data",
+        ),
+        (spoilt("label", None), r"ply_data_train1\.h5 is damaged"),
+        (spoilt("label", np.array([[0], [1], [3]])), r"is damaged \(a label is outside 0 to 2\)"),
+        (spoilt("label", np.array([[0], [1]])), r"is damaged \(its data are \[3, 16, 3\] and its labels \[2\]\)"),
+        (spoilt("data", np.full((3, 16, 3), np.nan)), r"is damaged \(cloud 0 is not finite\)"),
+        (spoilt("data", np.zeros((3, 7, 3))), r"modelnet\.points: got 8, but the clouds of .*train1\.h5 have 7; lower it"),
+    ],
+)
+def test_bad_hdf5_is_one_sentence(tmp_path: Path, mar: Callable[[Path], None], told: str) -> None:
+    hdf5(tmp_path / "clouds")
+    mar(tmp_path / "clouds")
+    with pytest.raises(BadInput, match=told):
+        read(tmp_path, path="clouds", points=8)
 
 
 def shared(below: str) -> Path:
