@@ -17,6 +17,8 @@ from bdray.training import Training, silent
 
 MADE: dict[str, Config] = {
     "image": {"name": "miniature", "per_class": 25, "held": 0.0},
+    "video": {"name": "moving_shapes", "limit": 100, "test_limit": 40, "held": 0.0},
+    "points": {"name": "solids", "points": 64, "limit": 100, "test_limit": 40, "held": 0.0},
     "text": {"name": "reviews", "count": 100, "tests": 40, "held": 0.0},
     "translation": {"name": "phrases", "count": 100, "tests": 40, "held": 0.0},
     "detection": {"name": "drawn_shapes", "count": 100, "tests": 20, "held": 0.0},
@@ -42,7 +44,7 @@ def attack_of(name: str, **fields: Any) -> Attack:
     return Attack.of({"name": name, **QUICK.get(name, {}), **fields})
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=8)
 def made(modality: str) -> tuple[Task, Splits]:
     task = Task.of({"name": modality, "data": MADE[modality]})
     return task, task.data.splits(Path(_FOLDER.name))

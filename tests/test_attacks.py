@@ -84,6 +84,18 @@ def test_what_is_planted_is_not_written_into_the_inputs(name: str, modality: str
     assert all(torch.equal(patterns[key], tensor) for key, tensor in kept.items())
 
 
+@every_attack
+def test_a_sample_is_stamped_alike_alone_and_among_others(name: str, modality: str) -> None:
+    attack = attack_of(name)
+    patterns = attack.patterns(setting(modality, 0, "trigger"))
+    test = made(modality)[1].test
+    some = torch.tensor([3, 11, 5])
+    whole, part = attack.stamp(test, patterns, 7), attack.stamp(test.take(some), patterns, 7)
+    assert equal(take(whole.samples.inputs, some), part.samples.inputs).all()
+    assert equal(take(whole.wanted, some), part.wanted).all()
+    assert equal(whole.samples.targets, test.targets).all()  # still the true ones
+
+
 @every_image_attack
 @pytest.mark.parametrize("target", [0, 3])
 def test_labels(name: str, modality: str, target: int) -> None:
