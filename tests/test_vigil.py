@@ -1,7 +1,10 @@
 """A launch whose Ray dies under it: played with a Ray that answers as it is told."""
 
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -68,3 +71,18 @@ def test_what_ray_says_does_not_steer_the_terminal(node: dict, capsys: pytest.Ca
         watch.trouble = "lost \x1b]0;pwned\x07"
         watch._say()
     assert capsys.readouterr().err == "bdray: lost \\x1b]0;pwned\\x07\n"
+
+
+def test_a_daemon_that_was_killed_is_seen_at_once() -> None:
+    """Before anybody waited for it, as a child's death is when Ray's head has not heard of it."""
+    daemon = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    try:
+        assert not vigils._ended(Path(f"/proc/{daemon.pid}"))
+        daemon.kill()
+        until = time.monotonic() + 20
+        while not vigils._ended(Path(f"/proc/{daemon.pid}")):
+            assert time.monotonic() < until
+            time.sleep(0.01)
+    finally:
+        daemon.communicate()
+    assert vigils._ended(Path(f"/proc/{daemon.pid}"))

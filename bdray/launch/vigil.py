@@ -5,6 +5,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import ray
 
@@ -20,7 +21,11 @@ SILENCE = 30.0
 """Seconds without an answer after which Ray's head is taken for dead: Ray itself would abort this process after 60."""
 GRACE = 15.0
 """Seconds that the end may take from then on."""
+SHORT = 6.0
+"""The same for a dead daemon of this machine. Its head hears of that after 10 to 15 s, and then Ray ends this process, with
+status 1 and without a word; the main thread may wait for the dead one until then."""
 CURE = "nothing is lost: the same command goes on"
+DEAD = f"Ray's daemon on this machine (its raylet) has died; {CURE}"
 
 
 @contextlib.contextmanager
@@ -49,6 +54,7 @@ class _Vigil:
         self._timer: threading.Timer | None = None
         self._over, self._heard = threading.Event(), time.monotonic()
         self._node = ray.get_runtime_context().get_node_id()
+        self._raylet: Path | None = None
         # Two threads: a question to a dead head gets no answer, for as long as Ray waits itself.
         self._asking = threading.Thread(target=self._ask, name="bdray asks Ray", daemon=True)
         self._looking = threading.Thread(target=self._look, name="bdray vigil", daemon=True)
@@ -71,24 +77,47 @@ class _Vigil:
             self._timer.cancel()
 
     def _ask(self) -> None:
+        looked = False
         while not self._over.is_set():
             with contextlib.suppress(Exception):  # which is no answer
+                if not looked:
+                    self._raylet, looked = _raylet(self._node), True
                 dead = [node for node in ray.nodes() if node["NodeID"] == self._node and not node["Alive"]]
                 self._heard = time.monotonic()
                 if dead:
-                    self.trouble = f"Ray's daemon on this machine (its raylet) has died; {CURE}"
+                    self.trouble = DEAD
                     return
             self._over.wait(EVERY)
 
     def _look(self) -> None:
         while not self._over.wait(LOOK):
+            if self._raylet is not None and _ended(self._raylet):
+                self.trouble = self.trouble or DEAD
             if time.monotonic() - self._heard > SILENCE:
                 self.trouble = self.trouble or f"Ray's head (its GCS) has not answered for {SILENCE:g} s; {CURE}"
             if self.trouble:
-                self._timer = signals.within(GRACE, 2, self._say)
+                self._timer = signals.within(SHORT if self.trouble == DEAD else GRACE, 2, self._say)
                 signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
                 return
 
     def _say(self) -> None:
         if not self._taken:
             complain(f"bdray: {self.trouble}")
+
+
+def _raylet(node: str) -> Path | None:
+    """The folder of a node's daemon in /proc, where it runs among the processes that this one can see."""
+    sockets = {f"--raylet_socket_name={about.get('RayletSocketName')}" for about in ray.nodes() if about["NodeID"] == node}
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            if sockets & set((process / "cmdline").read_text(errors="replace").split("\0")):
+                return process
+    return None
+
+
+def _ended(process: Path) -> bool:
+    try:
+        # A child of this process that has ended stays, as a zombie, until it is waited for.
+        return (process / "stat").read_text(errors="replace").rpartition(")")[2].split()[0] in "ZX"
+    except OSError:
+        return True
