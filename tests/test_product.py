@@ -7,12 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from bdray.defenses import Defended, Defense
-from bdray.experiment import Backdoored, Experiment, backdoor, load, run
+from bdray.defenses import Defended, Defense, Evidence
+from bdray.defenses._isolation import losses
+from bdray.defenses._stages import Stages
+from bdray.experiment import Backdoored, Experiment, backdoor, collect, load, run
+from bdray.samples import Outline
+from bdray.seeds import rng
 from bdray.spec import Config
 from bdray.store import Store
 from bdray.task import Task
+from bdray.training import silent
 from tests.tiny import QUICK
 
 SMALL: dict[str, tuple[Config, Config]] = {
@@ -107,3 +113,54 @@ def test_nft_with_nothing_else_finds_its_layers(task: str) -> None:
     data, _ = SMALL[task]
     experiment = Experiment.of({"task": {"name": task, "data": data}, "defense": "nft"})
     experiment.defense.check_model(experiment.task, load(experiment.task.data, Path(_FOLDER.name)))
+
+
+@pytest.mark.parametrize("task", Task.names())
+def test_what_abl_isolates(task: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The samples of the lowest losses, each by itself, wherever the others are longer or have more boxes."""
+    _, root, before = victim(task)
+    experiment = small(task, "abl", isolation=0.25)
+    train = before.poison.apply(load(experiment.task.data, root).train).take(torch.arange(12))
+    alone = torch.cat([losses(before.model, train.take(torch.tensor([at])), experiment.task) for at in range(12)])
+    assert losses(before.model, train, experiment.task).tolist() == pytest.approx(alone.tolist(), rel=1e-3)
+    teaches = experiment.task.teaches(train)
+    assert task == "detection" or teaches.all()
+    monkeypatch.setattr(Stages, "fit", lambda *_, **__: None)
+    monkeypatch.setattr(Task, "build", lambda *_: before.model)
+    flagged = experiment.defense.defend(Evidence(train=train, outline=Outline(())), experiment.task, rng(0), silent).flagged
+    assert flagged is not None
+    lowest = alone.masked_fill(~teaches, math.inf).argsort()[:3]
+    assert flagged.nonzero().flatten().tolist() == lowest.sort().values.tolist()
+
+
+def test_an_image_without_objects_is_never_isolated(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its loss is 0, whatever the model."""
+    _, root, before = victim("detection")
+    experiment = small("detection", "abl", isolation=0.2)
+    train = load(experiment.task.data, root).train.take(torch.arange(20))
+    boxes = train.targets.tolist()
+    train = train.having(targets=train.targets.like([[] if at % 4 == 0 else mine for at, mine in enumerate(boxes)]))
+    empty = ~experiment.task.teaches(train)
+    assert empty[::4].all()
+    assert not losses(before.model, train, experiment.task)[empty].any()
+    monkeypatch.setattr(Stages, "fit", lambda *_, **__: None)
+    monkeypatch.setattr(Task, "build", lambda *_: before.model)
+    flagged = experiment.defense.defend(Evidence(train=train, outline=Outline(())), experiment.task, rng(0), silent).flagged
+    assert flagged is not None
+    assert int(flagged.sum()) == 4
+    assert not (flagged & empty).any()
+
+
+def test_fine_pruning_cuts_no_embeddings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A translator's last layer shares its weight with the embeddings: the one before it is pruned."""
+    _, root, before = victim("translation")
+    monkeypatch.setattr(type(small("translation", "none").task), "score", lambda *_: 1.0)
+    experiment = small("translation", "fine_pruning", epochs=0)
+    evidence, _ = collect(experiment, before, load(experiment.task.data, root))
+    model = experiment.defense.defend(evidence, experiment.task, rng(0), silent).model
+    changed = {name for name, value in before.model.state_dict().items() if not torch.equal(value, model.state_dict()[name])}
+    assert changed == {"marian.model.decoder.layers.0.fc2.weight"}
+    columns = (model.state_dict()["marian.model.decoder.layers.0.fc2.weight"] == 0).all(0)
+    assert int(columns.sum()) == round(0.99 * len(columns))
+    marian = model.marian
+    assert marian.lm_head.weight is marian.model.shared.weight  # type: ignore[union-attr]
