@@ -35,9 +35,8 @@ Config = dict[str, Any]
 
 Share = Annotated[float, Field(ge=0, le=1)]
 """A share of a whole, 0 to 1."""
-LARGEST_NUMBER = 1e30
-"""Of a field that is no whole number. Tensors of float32 take nothing beyond 3.4e38, and a rate is multiplied before it gets
-there."""
+LARGEST_NUMBER = 1e38
+"""Of a field that is no whole number: tensors of float32 take nothing beyond 3.4e38."""
 Positive = Annotated[float, Field(gt=0, le=LARGEST_NUMBER)]
 NonNegative = Annotated[float, Field(ge=0, le=LARGEST_NUMBER)]
 LARGEST = 2**63 - 1

@@ -374,7 +374,7 @@ def test_ascent_without_end_is_told(epochs: int) -> None:
     with pytest.raises(
         FloatingPointError, match=r"no longer finite after unlearning; lower defense\.lr \(1e\+38\) or defense\.level \(2\)"
     ):
-        unlearnt(AdvrBD(lr=1e30, epochs=epochs), Line(), train, torch.arange(4) >= 2, recipe)
+        unlearnt(AdvrBD(lr=1e38, epochs=epochs), Line(), train, torch.arange(4) >= 2, recipe)
 
 
 # What is isolated, and what is made of it

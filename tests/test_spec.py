@@ -194,7 +194,7 @@ REFUSED: list[tuple[Config, str]] = [
         "experiment.seed: got a number of 5000 digits, expected a whole number, at least 0 and at most 922337",
     ),
     ({"training": {"epochs": 1e30}}, "training.epochs: got 1e+30, expected a whole number, at least 1"),
-    ({"training": {"lr": 1e308}}, "training.lr: got 1e+308, expected a number, more than 0 and at most 1e+30"),
+    ({"training": {"lr": 1e308}}, "training.lr: got 1e+308, expected a number, more than 0 and at most 1e+38"),
     ({"training": {"lr": -1.0}}, "training.lr: got -1.0, expected a number, more than 0"),
     ({"attack": {"image": "a\0b"}}, "got the path 'a\\x00b', expected UTF-8 without control characters"),
     ({"attack": {"image": "a\ud800"}}, "got the path 'a\\ud800', expected UTF-8 without control characters"),
