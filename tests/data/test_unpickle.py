@@ -166,7 +166,7 @@ def test_truncated_anywhere_is_bad_input(tmp_path: Path, content: bytes) -> None
         (b"\x80\x04(\x91.", ""),  # a frozen one
         (b"\x80\x05\x96\x04\x00\x00\x00\x00\x00\x00\x00abcd.", ""),  # a buffer
         (b"\x80\x02c_codecs\nencode\n)\x81.", ""),  # an object by its class
-        (b"\x80\x02c_codecs\nencode\n}b.", "sets the state of a function"),
+        (b"\x80\x02c_codecs\nencode\n}b.", "sets the state of a method"),
         (b"\x80\x02cnumpy\nndarray\n}b.", "sets the state of a type"),
         (b"\x80\x02}(K\x01K\x02\x86K\x03u.", "neither a text nor a number"),
         (b"\x80\x02}K\x01K\x02\x86K\x03s.", "neither a text nor a number"),
