@@ -108,6 +108,22 @@ def test_every_defense_on_every_task(name: str, task: str, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("task", Task.names())
+def test_a_stored_victim_is_the_one_that_was_trained(task: str) -> None:
+    store, root, trained = victim(task)
+    experiment = small(task, "none")
+    loaded, splits = backdoor(experiment, store, root), load(experiment.task.data, root)
+    state = trained.model.state_dict()
+    assert loaded.model.state_dict().keys() == state.keys()
+    assert all(torch.equal(value, state[name]) for name, value in loaded.model.state_dict().items())
+    said, again = (experiment.task.predict(found.model, splits.test) for found in (trained, loaded))
+    assert said.tolist() == again.tolist()
+    mine, theirs = trained.poison.pack(), loaded.poison.pack()
+    assert mine.keys() == theirs.keys()
+    assert all(torch.equal(mine[name], theirs[name]) for name in mine)
+    assert str(loaded.scores) == str(trained.scores)
+
+
+@pytest.mark.parametrize("task", Task.names())
 def test_nft_with_nothing_else_finds_its_layers(task: str) -> None:
     """Each task suits it to its own model."""
     data, _ = SMALL[task]
