@@ -107,7 +107,8 @@ class Detection(Task):
 def map50(predictions: Rows, targets: Rows) -> float:
     """The mean over all classes with objects of the average precision at an IoU of 0.5; NaN of none."""
     detection = need("torchmetrics.detection")
-    metric = detection.MeanAveragePrecision(iou_thresholds=[0.5], backend="faster_coco_eval")
+    # Not gathered from the other workers of a group, each of which scores a victim of its own: they would wait for each other.
+    metric = detection.MeanAveragePrecision(iou_thresholds=[0.5], backend="faster_coco_eval", sync_on_compute=False)
     metric.warn_on_many_detections = False
     need("faster_coco_eval")
     said = [{"boxes": o.boxes, "labels": o.labels, "scores": o.rest} for o in objects(predictions)]

@@ -83,6 +83,14 @@ def test_map_is_that_of_coco(seed: int, task: Task) -> None:
     assert task.score(said, true) == pytest.approx(expected, abs=1e-6)
 
 
+def test_the_score_waits_for_no_other_process(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The workers of a group have a process group in common, and each scores a victim of its own."""
+    monkeypatch.setattr("torchmetrics.metric.jit_distributed_available", lambda: True)
+    monkeypatch.setattr("torchmetrics.metric.gather_all_tensors", lambda *_: pytest.fail("it waits for the others"))
+    said, true = scene(0)
+    assert task.score(said, true) == pytest.approx(coco(said, true), abs=1e-6)
+
+
 def told(boxes: list[list[Box]], scores: float = 0.9) -> Rows:
     return rows_of(
         [
