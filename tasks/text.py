@@ -21,7 +21,7 @@ class Text(Classification):
     space: ClassVar[Literal["", "pixels", "points", "words"]] = "words"
     suited: ClassVar[dict[str, Config]] = {
         "attack": {"name": "insert_word"},
-        "training": {"epochs": 12, "batch": 64, "lr": 1e-3, "optimizer": "adamw", "weight_decay": 0.01, "schedule": "onecycle"},
+        "training": {"epochs": 20, "batch": 64, "lr": 1e-3, "optimizer": "adamw", "weight_decay": 0.01, "schedule": "onecycle"},
         "defense": {"name": "nft", "site": "layernorm", "clean": 0.1, "steps": 200, "batch": 32},
     }
 
