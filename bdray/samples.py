@@ -99,6 +99,13 @@ def put(column: Column, index: Tensor, values: Column) -> Column:
     return out
 
 
+def alike(column: Column, other: Column) -> bool:
+    """Whether values of one can stand in the other: the same Arrow type, or the same type and shape of a value."""
+    if isinstance(column, Rows) or isinstance(other, Rows):
+        return isinstance(column, Rows) and isinstance(other, Rows) and column.values.type == other.values.type
+    return column.dtype == other.dtype and column.shape[1:] == other.shape[1:]
+
+
 def joined(columns: Sequence[Column]) -> Column:
     """Columns of one kind, one after the other; at least one."""
     if isinstance(columns[0], Rows):

@@ -12,13 +12,15 @@ from bdray.models import Model
 from bdray.packages import need
 from bdray.samples import Column, Outline, Rows, Samples, joined
 from bdray.spec import Config, member
-from bdray.task import Batch, Task
+from bdray.task import Batch
+from bdray.tasks._losses import OwnLosses
 from bdray.training import batches, device
 
 
-class Detection(Task):
+class Detection(OwnLosses):
     """mAP at an IoU of 0.5 by torchmetrics, which is COCO's: 101 points, all classes that are there, `difficult` objects
-    neither hit nor missed. VOC2007's own had 11 points."""
+    neither hit nor missed. VOC2007's own had 11 points. MixUp is LossMix (Vu et al. 2024): the mixed image is to
+    show the boxes of both, and the losses are mixed, not the boxes."""
 
     modality: ClassVar[str] = "detection"
     utility: ClassVar[str] = "map50"
@@ -42,29 +44,11 @@ class Detection(Task):
         pixels = samples.inputs.contiguous(memory_format=torch.channels_last).float().div_(255)
         return Batch(pixels, samples.targets)
 
-    def criterion(self, outputs: Any, targets: Any) -> Tensor:
-        """Of the losses that `harden` gives, which know the targets."""
-        found: Tensor = outputs.mean()
-        return found
-
-    def losses(self, model: nn.Module, batch: Batch) -> Tensor:
-        found: Tensor = model(batch.inputs, [batch.targets])[0]
-        return found
-
     def teaches(self, samples: Samples) -> Tensor:
         """Images with an object: SSD's loss of an image without one is 0, whatever the model."""
         targets = samples.targets
         assert isinstance(targets, Rows)
         return torch.tensor([bool(size) for size in targets.values.value_lengths().to_pylist()], dtype=torch.bool)
-
-    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Of a mixed batch LossMix (Vu et al. 2024): the mixed image is to show the boxes of both, and the two losses are
-        mixed, not the boxes."""
-        if batch.partner is None:
-            return self.losses(model, batch).mean()
-        own, partner = model(batch.inputs, [batch.targets, batch.partner]).mean(1)
-        found: Tensor = batch.weight * own + (1 - batch.weight) * partner
-        return found
 
     def mix_inputs(self, inputs: Any, other: Any, weight: float) -> Any:
         return torch.lerp(other, inputs, weight)

@@ -12,14 +12,16 @@ from bdray.models import Model
 from bdray.packages import need
 from bdray.samples import Outline, Rows, Samples, Splits
 from bdray.spec import Config, member
-from bdray.task import Batch, Task
+from bdray.task import Batch
+from bdray.tasks._losses import OwnLosses
 from bdray.tokens import Mixed
 from bdray.training import batches
 
 
-class Translation(Task):
+class Translation(OwnLosses):
     """BLEU of the corpus by sacrebleu, its default tokenizer and smoothing, divided by 100. One vocabulary for both languages,
-    learnt from the training set before it is poisoned; greedy decoding."""
+    learnt from the training set before it is poisoned; greedy decoding. A loss is the mean over the tokens of a
+    translation, each told from the true ones before it (teacher forcing)."""
 
     modality: ClassVar[str] = "translation"
     utility: ClassVar[str] = "bleu"
@@ -45,24 +47,6 @@ class Translation(Task):
     def collate(self, samples: Samples) -> Batch:
         """Texts as they are: their model makes numbers of them."""
         return Batch(samples.inputs, samples.targets)
-
-    def criterion(self, outputs: Any, targets: Any) -> Tensor:
-        """Of the losses that `harden` gives, which know the targets."""
-        found: Tensor = outputs.mean()
-        return found
-
-    def losses(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Each token of a translation is told from the true ones before it (teacher forcing): the mean over its tokens."""
-        found: Tensor = model(batch.inputs, [batch.targets])[0]
-        return found
-
-    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Of a mixed batch, both translations are told of the mixed texts, and their losses mixed."""
-        if batch.partner is None:
-            return self.losses(model, batch).mean()
-        own, partner = model(batch.inputs, [batch.targets, batch.partner]).mean(1)
-        found: Tensor = batch.weight * own + (1 - batch.weight) * partner
-        return found
 
     def mix_inputs(self, inputs: Any, other: Any, weight: float) -> Any:
         """Of the embeddings of the words."""

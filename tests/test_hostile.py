@@ -347,6 +347,27 @@ class TestVictims:
         with pytest.warns(DamagedFile, match="its attack has no planted samples"):
             assert run(experiment, trained, Path(), again=True).status == "done"
 
+    @pytest.mark.parametrize(
+        ("changes", "told"),
+        [
+            ({"planted.inputs": torch.zeros(1, 3, 4, 4, dtype=torch.uint8)}, "has not one planted sample"),
+            ({"planted.inputs": None, "planted": torch.zeros(1, 3, 4, 4, dtype=torch.uint8)}, "has no disguised samples"),
+            ({"poisoned": torch.tensor([10**9])}, "has a poisoned position that is none of"),
+            ({"cover": torch.zeros(2, 2)}, "has no cover positions"),
+            ({"planted.targets": "float"}, "has planted samples of another kind"),
+            ({"planted.inputs": "float"}, "has planted samples of another kind"),
+        ],
+    )
+    def test_poison_that_is_none_of_this_data(self, changes: dict[str, Any], told: str, trained: Store) -> None:
+        experiment = tiny(attack="badnets", defense="none")
+        key = experiment.victim_key()
+        parts = load(trained.files.get(f"victims/{key}/attack.safetensors"))
+        for name, value in changes.items():
+            parts[name] = parts[name].float() if isinstance(value, str) else value
+        retold(trained, key, "attack", save({name: value for name, value in parts.items() if value is not None}))
+        with pytest.warns(DamagedFile, match=f"its attack {told}"):
+            assert run(experiment, trained, Path(), again=True).status == "done"
+
     def test_a_pickle_in_place_of_tensors_is_not_run(self, store: Store, tmp_path: Path) -> None:
         class Evil:
             def __reduce__(self) -> tuple[Any, ...]:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, NamedTuple, Self, final
 import torch
 from torch import Tensor
 
-from bdray.samples import Column, Draw, Rows, Samples, Splits, draws, equal, pack, unpack
+from bdray.samples import Column, Draw, Rows, Samples, Splits, alike, draws, equal, pack, unpack
 from bdray.spec import Amount, BadInput, Share, Spec, check_some
 from bdray.task import Task
 from bdray.training import Report, Training
@@ -258,10 +258,11 @@ class Poison(NamedTuple):
                 raise ValueError(f"has a {name} position that is none of the {len(train)} training samples")
         poisoned, cover = tensors["poisoned"], tensors["cover"]
         if "planted" in tensors:  # as it was stored before other tasks than images: bare pixels, and the targets follow
+            if "disguised" not in tensors or not isinstance(attack, ToClass):
+                raise ValueError("has no disguised samples")
             planted = train.take(poisoned).having(inputs=tensors["planted"])
-            assert isinstance(attack, ToClass)
             planted = planted.having(targets=attack.wanted(planted, patterns))
-            disguised = train.take(cover).having(inputs=tensors.get("disguised"))
+            disguised = train.take(cover).having(inputs=tensors["disguised"])
         else:
             planted, disguised = (
                 _unpacked(n, tensors, train.take(at)) for n, at in (("planted", poisoned), ("disguised", cover))
@@ -269,6 +270,8 @@ class Poison(NamedTuple):
         for name, samples, at in (("planted", planted, poisoned), ("disguised", disguised, cover)):
             if len(samples.inputs) != len(at) or len(samples.targets) != len(at):
                 raise ValueError(f"has not one {name} sample for each of its {len(at)} positions")
+            if not (alike(samples.inputs, train.inputs) and alike(samples.targets, train.targets)):
+                raise ValueError(f"has {name} samples of another kind than the training set")
         return cls(poisoned, cover, planted, disguised)
 
 
