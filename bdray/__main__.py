@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import bdray
 from bdray.layout import CannotPrint, complain, entries, prose, safe, say, silence, streams
-from bdray.refusal import shown, without_secrets
 from bdray.signals import Ending, orderly
 from bdray.spec import BadInput, unknown
+from bdray.store.refusal import shown, without_secrets
 from bdray.threads import settle, wait_asleep
 from bdray.wording import sentence
 
@@ -85,7 +85,7 @@ def _check_empty(options: argparse.Namespace) -> None:
         if value == "" and name not in ("store", "data"):  # which are refused where they are used
             raise BadInput(f"got an empty {name!r}, expected a value; give one, or leave it out")
         if name in ("file", "out", "picture") and value and value[0] == "~":
-            from bdray.filesystems import home
+            from bdray.store.filesystems import home
 
             setattr(options, name, home(value))
 
@@ -306,13 +306,13 @@ def _form(options: argparse.Namespace) -> str:
 
 def _run(options: argparse.Namespace) -> None:
     settle()
-    from bdray.board import Board
     from bdray.experiment import Experiment, check_data, run
-    from bdray.filesystems import data_folder
     from bdray.overrides import experiment_config
-    from bdray.results import spec_of
-    from bdray.store import Store
-    from bdray.table import describe
+    from bdray.report.board import Board
+    from bdray.report.table import describe
+    from bdray.store.filesystems import data_folder
+    from bdray.store.row import spec_of
+    from bdray.store.store import Store
 
     store, root = Store(options.store), data_folder(options.data)
     before = None
@@ -387,9 +387,9 @@ def _sweep(options: argparse.Namespace) -> int:
     wait_asleep()
     with _ray_needed("sweeps need"):
         from bdray.launch import launch, plan, read_sweep
-    from bdray.filesystems import data_folder
     from bdray.overrides import parse
-    from bdray.store import Store
+    from bdray.store.filesystems import data_folder
+    from bdray.store.store import Store
 
     store, root = Store(options.store), data_folder(options.data)
     sweep = read_sweep(options.file)
@@ -415,11 +415,12 @@ def _sweep(options: argparse.Namespace) -> int:
 
 
 def _table(options: argparse.Namespace) -> None:
-    from bdray import paper_table, table
+    from bdray.judge.validity import Bounds
     from bdray.overrides import parse
-    from bdray.papers import paper
-    from bdray.store import Store
-    from bdray.validity import Bounds
+    from bdray.report import table
+    from bdray.report.papers import beside as paper_table
+    from bdray.report.papers import paper
+    from bdray.store.store import Store
 
     if options.sql and options.sort:
         raise BadInput("got --sort and --sql, expected one of them; write ORDER BY in the query")
@@ -451,18 +452,18 @@ def _table(options: argparse.Namespace) -> None:
         columns = [name.strip() for name in (options.columns or "").split(",") if name.strip()]
         say(table.render(rows, options.sort, form, bounds, options.interval, columns=columns, wide=options.wide))
     if options.picture:
-        from bdray.picture import draw
+        from bdray.report.picture import draw
 
         draw(rows, Path(options.picture), bounds)
         complain(f"picture: {options.picture}")
 
 
 def _best(options: argparse.Namespace) -> None:
-    from bdray import best
-    from bdray.objective import Objective
     from bdray.proxies import Proxy
-    from bdray.store import Store
-    from bdray.trials import trials
+    from bdray.report import best
+    from bdray.report.objective import Objective
+    from bdray.store.store import Store
+    from bdray.store.trials import trials
 
     fields = ("proxy", "budget", "class_budget", "planted")
     given = {name: getattr(options, name) for name in fields if getattr(options, name) is not None}
@@ -494,11 +495,11 @@ def _best(options: argparse.Namespace) -> None:
 
 
 def _figure(options: argparse.Namespace) -> None:
-    from bdray import table
-    from bdray.figures import check_kind, figure
     from bdray.overrides import parse
-    from bdray.picture import check_name
-    from bdray.store import Store
+    from bdray.report import table
+    from bdray.report.figures.figures import check_kind, figure
+    from bdray.report.picture import check_name
+    from bdray.store.store import Store
 
     check_kind(options.kind)
     sweeps = [word for word in options.words if "=" not in word]
@@ -532,9 +533,9 @@ def _cluster(options: argparse.Namespace) -> int:
 
 
 def _store(options: argparse.Namespace) -> int:
-    from bdray import storekeeping
     from bdray.spec import unknown
-    from bdray.store import Store
+    from bdray.store import keeping as storekeeping
+    from bdray.store.store import Store
 
     action, *sweeps = options.words or ["show"]
     if action not in ("show", "compact", "check"):
@@ -554,7 +555,7 @@ def _store(options: argparse.Namespace) -> int:
 
 
 def _list(options: argparse.Namespace) -> None:
-    from bdray.catalogue import catalogue
+    from bdray.report.catalogue import catalogue
 
     say(catalogue(options.kind, options.name))
 

@@ -15,25 +15,25 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from bdray.agreement import agreement
 from bdray.attacks import Attack, Patterns, Poison, Setting, poison
 from bdray.data import Data
 from bdray.defenses import Defense, Evidence
-from bdray.finite import check_finite, named
-from bdray.held import Held, deepest_fall
+from bdray.judge.agreement import agreement
+from bdray.judge.held import Held, deepest_fall
+from bdray.judge.truth import Look, Truth
 from bdray.kept import Kept
+from bdray.layers.finite import check_finite, named
 from bdray.memory import peak_memory, reset_peak_memory
 from bdray.provenance import provenance
 from bdray.proxies import Proxy
-from bdray.refusal import Refused, without_secrets
-from bdray.results import CURVES, Row, Scores, of_record, setting_of
 from bdray.samples import Splits, joined, put, take
 from bdray.seeds import rng, seed_of
 from bdray.spec import BadInput, Config, Incompatible, Seed, Spec, key_of, member
-from bdray.store import Store
+from bdray.store.refusal import Refused, without_secrets
+from bdray.store.row import CURVES, Row, Scores, of_record, setting_of
+from bdray.store.store import Store
 from bdray.task import Task
 from bdray.training import ALONE, Team, Training, fit, parts, place, unlike
-from bdray.truth import Look, Truth
 from bdray.wording import shortened
 
 

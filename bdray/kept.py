@@ -7,7 +7,7 @@ from bdray.defenses import Evidence
 from bdray.provenance import provenance
 from bdray.samples import Splits
 from bdray.spec import Config, key_of
-from bdray.store import Store
+from bdray.store.store import Store
 from bdray.training import Checkpoint
 
 

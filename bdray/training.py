@@ -11,7 +11,7 @@ import torch.distributed as dist
 from pydantic import model_validator
 from torch import Tensor, nn
 
-from bdray.finite import check_finite, is_finite
+from bdray.layers.finite import check_finite, is_finite
 from bdray.samples import Samples
 from bdray.seeds import rng
 from bdray.spec import BadInput, BatchSize, Count, Later, NonNegative, Positive, Share, Spec

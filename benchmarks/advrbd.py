@@ -28,10 +28,10 @@ from bdray.defenses._partition import AT_ONCE, Perturbation, divergences, patche
 from bdray.defenses.advrbd import AdvrBD
 from bdray.experiment import Experiment, run
 from bdray.overrides import experiment_config
-from bdray.results import Row
 from bdray.samples import Samples, Splits
 from bdray.seeds import rng
-from bdray.store import Store
+from bdray.store.row import Row
+from bdray.store.store import Store
 from bdray.task import Task
 from bdray.training import device, place
 

@@ -25,10 +25,10 @@ import pyarrow.parquet as pq
 from _measure import machine, markdown, stages
 
 from bdray.experiment import Experiment, load, run
-from bdray.refusal import Refused
-from bdray.results import Row, to_table
 from bdray.spec import BadInput, Config
-from bdray.store import Store
+from bdray.store.refusal import Refused
+from bdray.store.row import Row, to_table
+from bdray.store.store import Store
 
 ATTACKS = ("badnets", "blend", "sig", "wanet", "physical", "tact", "adaptive_blend", "adaptive_patch")
 ADVRBD: Config = {"name": "advrbd", "batch": 256}

@@ -28,16 +28,16 @@ from _measure import machine, markdown, seconds
 from ray import tune
 
 from bdray import experiment as steps
-from bdray.board import Board
-from bdray.claims import Claims
 from bdray.experiment import Experiment, backdoor, run
-from bdray.held import Held
+from bdray.judge.held import Held
 from bdray.launch import Sweep, launch, plan
 from bdray.launch.work import Work, run_cell
 from bdray.overrides import put
-from bdray.rows import Rows
+from bdray.report.board import Board
 from bdray.spec import Config
-from bdray.store import Store
+from bdray.store.claims import Claims
+from bdray.store.rows import Rows
+from bdray.store.store import Store
 
 VICTIM: Config = {
     "task": {

@@ -25,10 +25,10 @@ from scipy.stats import spearmanr  # type: ignore[import-untyped]
 from bdray.experiment import Experiment, backdoor, load, run
 from bdray.proxies import Proxy
 from bdray.proxies._images import suspects
-from bdray.results import Row
 from bdray.seeds import numpy_rng, rng
 from bdray.spec import Config
-from bdray.store import Store
+from bdray.store.row import Row
+from bdray.store.store import Store
 
 Line = dict[str, Any]
 VICTIM: Config = {

@@ -21,7 +21,7 @@ from bdray.attacks import Setting, poison
 from bdray.defenses._partition import divergences
 from bdray.defenses.advrbd import AdvrBD
 from bdray.experiment import Experiment, load, truth_of
-from bdray.figures import auroc
+from bdray.report.figures.figures import auroc
 from bdray.seeds import rng
 from bdray.training import device, fit, silent
 

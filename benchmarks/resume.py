@@ -27,8 +27,8 @@ from bdray.launch import plan
 from bdray.launch.cells import AT_ONCE
 from bdray.launch.expand import expand
 from bdray.launch.sweep import Sweep
-from bdray.results import Row, to_table
-from bdray.store import Store
+from bdray.store.row import Row, to_table
+from bdray.store.store import Store
 
 ATTACKS, SEEDS = 10, 20
 

@@ -28,10 +28,10 @@ from _measure import machine, markdown, seconds
 from bdray.experiment import Experiment
 from bdray.launch.connect import connected
 from bdray.launch.victims import train_victims
-from bdray.launch.watch import Watch
+from bdray.launch.watch.watch import Watch
 from bdray.launch.work import Work
 from bdray.spec import Config
-from bdray.store import Store
+from bdray.store.store import Store
 
 VICTIM: Config = {
     "task": {

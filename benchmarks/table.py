@@ -19,9 +19,9 @@ from datetime import UTC, datetime
 from _measure import machine, markdown, seconds
 
 from bdray.experiment import Experiment
-from bdray.results import Row, setting_of, to_table
 from bdray.spec import key_of
-from bdray.store import Store
+from bdray.store.row import Row, setting_of, to_table
+from bdray.store.store import Store
 
 
 def rows(count: int) -> list[Row]:

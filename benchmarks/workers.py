@@ -29,10 +29,10 @@ from bdray.experiment import Experiment, backdoor
 from bdray.launch import Sweep, launch, plan
 from bdray.launch.connect import connected
 from bdray.launch.victims import train_victims
-from bdray.launch.watch import Watch
+from bdray.launch.watch.watch import Watch
 from bdray.launch.work import Work
 from bdray.spec import Config
-from bdray.store import Store
+from bdray.store.store import Store
 
 CLASSES, HELD = 4, 0.1
 WAYS = {"1 process, 1 thread": (1, 1), "1 process, 2 threads": (1, 2), "2 processes, 1 thread each": (2, 1)}

@@ -8,7 +8,7 @@ from pydantic import model_validator
 from torch import Tensor, nn
 
 from bdray.data import Data
-from bdray.finite import check_answers
+from bdray.layers.finite import check_answers
 from bdray.samples import Samples
 from bdray.task import Task
 from bdray.training import batches, device

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from bdray.boxes import FOUND, TARGETS, iou, objects, rows_of
 from bdray.data import Data
-from bdray.finite import check_answers
+from bdray.layers.finite import check_answers
 from bdray.models import Model
 from bdray.packages import need
 from bdray.samples import Column, Outline, Rows, Samples, joined

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from bdray.data import Data
-from bdray.finite import check_answers
+from bdray.layers.finite import check_answers
 from bdray.models import Model
 from bdray.packages import need
 from bdray.samples import Outline, Rows, Samples, Splits

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bdray.store import Store
+from bdray.store.store import Store
 from tests.bucket import CREDENTIALS, Server
 
 torch.set_num_threads(1)

@@ -21,7 +21,7 @@ from bdray.provenance import provenance
 from bdray.samples import Outline, Samples, Splits
 from bdray.seeds import rng
 from bdray.spec import BadInput
-from bdray.store import Store, StoreCheckpoint
+from bdray.store.store import Store, StoreCheckpoint
 from bdray.task import Task
 from bdray.training import Training, silent
 from tests.tiny import quick, tiny

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from bdray.agreement import compare
 from bdray.defenses import Defended, Evidence
 from bdray.experiment import load, run
-from bdray.store import Store
+from bdray.judge.agreement import compare
+from bdray.store.store import Store
 from tests.tiny import quick, tiny
 
 #                           0  1  2  3  4  5  6  7  8  9

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from bdray import best
 from bdray.__main__ import main
-from bdray.objective import Objective
-from bdray.results import Row, to_table
+from bdray.report import best
+from bdray.report.objective import Objective
 from bdray.spec import BadInput
-from bdray.store import Store
-from bdray.trials import Trial
+from bdray.store.row import Row, to_table
+from bdray.store.store import Store
+from bdray.store.trials import Trial
 from tests.test_table import make_row
 from tests.tiny import quick, tiny
 

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-import bdray.board
-from bdray.board import Board, BoardNotWritten
+import bdray.report.board
 from bdray.experiment import backdoor, run, unfinished_row
-from bdray.results import Row, Scores
-from bdray.store import Store
+from bdray.report.board import Board, BoardNotWritten
+from bdray.store.row import Row, Scores
+from bdray.store.store import Store
 from tests.tiny import quick, tiny
 
 
@@ -23,7 +23,7 @@ from tests.tiny import quick, tiny
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The clock of every board in the test; a test moves it."""
     clock = [1000.0]
-    monkeypatch.setattr(bdray.board, "now", lambda: clock[0])
+    monkeypatch.setattr(bdray.report.board, "now", lambda: clock[0])
     return clock
 
 

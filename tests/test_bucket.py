@@ -19,11 +19,11 @@ import pyarrow as pa
 import pytest
 import torch
 
-from bdray.files import Files
-from bdray.filesystems import with_defaults
-from bdray.results import CURVES
 from bdray.spec import BadInput
-from bdray.store import Store
+from bdray.store.files import Files
+from bdray.store.filesystems import with_defaults
+from bdray.store.row import CURVES
+from bdray.store.store import Store
 from tests.bucket import Server
 from tests.test_store import finals, keyed, make_row, named
 
@@ -141,10 +141,10 @@ class TestRefusals:
     def test_azure_without_an_account_or_a_key(self) -> None:
         """In a process of its own: pyarrow's Azure aborts the whole process at some of these questions."""
         for uri in ("abfs://acc:a2V5@127.0.0.1:1/container/path?enable_tls=false", "abfss://container/path"):
-            words = [sys.executable, "-c", "import sys; from bdray.store import Store; Store(sys.argv[1])", uri]
+            words = [sys.executable, "-c", "import sys; from bdray.store.store import Store; Store(sys.argv[1])", uri]
             answer = subprocess.run(words, capture_output=True, text=True, check=False)
             assert answer.returncode == 1
-            assert answer.stderr.splitlines()[-1].startswith("bdray.refusal.Refused: cannot ")
+            assert answer.stderr.splitlines()[-1].startswith("bdray.store.refusal.Refused: cannot ")
 
     def test_a_policy_may_allow_a_folder_only(self, scripted: Callable[..., Scripted]) -> None:
         """Then the bucket may be listed below it, but not looked at."""
@@ -228,7 +228,7 @@ class TestUploads:
 class TestWhoElse:
     def test_another_process_by_location(self, bucket: Store) -> None:
         bucket.put_row(make_row("k"))
-        words = "import sys; from bdray.store import Store; print(Store(sys.argv[1]).rows()['key'].to_pylist())"
+        words = "import sys; from bdray.store.store import Store; print(Store(sys.argv[1]).rows()['key'].to_pylist())"
         answer = subprocess.run(
             [sys.executable, "-c", words, bucket.location()], capture_output=True, text=True, check=True, cwd="/"
         )

@@ -2,7 +2,7 @@
 
 import pytest
 
-from bdray.catalogue import CONTRACTS, FOLDERS, _contract, catalogue
+from bdray.report.catalogue import CONTRACTS, FOLDERS, _contract, catalogue
 from bdray.spec import BadInput
 
 

@@ -18,7 +18,7 @@ import pytest
 from safetensors.torch import load_file
 
 from bdray.launch.work import LIVES
-from bdray.store import Store
+from bdray.store.store import Store
 from tests.chaos.harness import Command, Place, place, until
 from tests.chaos.killer import Killer
 from tests.tiny import tiny_config

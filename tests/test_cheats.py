@@ -15,17 +15,18 @@ import torch
 from torch import Tensor, nn
 
 import bdray.defenses
-from bdray import best, picture, spec, table
+from bdray import spec
 from bdray.attacks import Poison
 from bdray.attacks._images import CHECKER, in_corner, white
 from bdray.defenses import Defense
 from bdray.experiment import Backdoored, evaluate, run
-from bdray.objective import Objective
-from bdray.results import Row, to_table
+from bdray.judge.validity import USUAL
+from bdray.report import best, picture, table
+from bdray.report.objective import Objective
 from bdray.samples import Samples, Splits
 from bdray.seeds import rng
-from bdray.store import Store
-from bdray.validity import USUAL
+from bdray.store.row import Row, to_table
+from bdray.store.store import Store
 from tests.tiny import tiny
 
 CHEATS = ("no_target", "constant", "coin", "memoriser")

@@ -16,11 +16,11 @@ from pathlib import Path
 import pytest
 from pyarrow import fs
 
-from bdray import claims
-from bdray.claims import Claims, Process
-from bdray.files import Files
 from bdray.spec import BadInput
-from bdray.store import Store
+from bdray.store import claims
+from bdray.store.claims import Claims, Process
+from bdray.store.files import Files
+from bdray.store.store import Store
 
 ELSEWHERE = Process("f" * 16, 4242, 17)
 """A process of another machine."""
@@ -28,8 +28,8 @@ ELSEWHERE = Process("f" * 16, 4242, 17)
 # Takes the key; then says so and waits, or goes on as it is told.
 HOLDER = """
 import sys
-from bdray.claims import Claims
-from bdray.files import Files
+from bdray.store.claims import Claims
+from bdray.store.files import Files
 claims = Claims(Files(sys.argv[1]), sys.argv[2])
 print(claims.take("cell", sys.argv[3]), flush=True)
 sys.stdin.readline()
@@ -42,8 +42,8 @@ sys.stdin.readline()
 # kernel makes for one process only.
 RACER = """
 import os, random, sys, time
-from bdray.claims import Claims
-from bdray.files import Files
+from bdray.store.claims import Claims
+from bdray.store.files import Files
 uri, proof, count, launch = sys.argv[1:]
 claims = Claims(Files(uri), launch)
 left = [f"{i:03}" for i in range(int(count))]

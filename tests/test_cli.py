@@ -12,8 +12,8 @@ import pytest
 
 import bdray
 from bdray.__main__ import main
-from bdray.results import spec_of
-from bdray.store import Store
+from bdray.store.row import spec_of
+from bdray.store.store import Store
 from tests.test_table import make_row
 
 QUICK = ["task.data=miniature", "task.model.width=4", "training.epochs=1", "defense.steps=2", "defense.shots=1"]

@@ -14,7 +14,7 @@ import ray
 from bdray.launch import Sweep, launch, plan
 from bdray.launch.connect import Resources, connected
 from bdray.spec import BadInput
-from bdray.store import Store
+from bdray.store.store import Store
 from tests.tiny import tiny_config
 
 CLUSTER = """
@@ -27,7 +27,7 @@ time.sleep(600)
 CONNECT = """
 import pathlib, sys
 from bdray.launch.connect import connected
-from bdray.store import Store
+from bdray.store.store import Store
 try:
     with connected(sys.argv[1], Store(sys.argv[2]), pathlib.Path("nosuchfolder")):
         print("connected")

@@ -10,9 +10,9 @@ from torchvision.transforms.v2 import functional as published
 
 from bdray.defenses import Evidence
 from bdray.defenses import dbr as module
-from bdray.defenses._features import features
 from bdray.defenses._stages import Stages
 from bdray.defenses.dbr import Dbr, likeness, moved
+from bdray.layers.features import features
 from bdray.samples import Outline, Samples, Splits
 from bdray.seeds import rng
 from bdray.spec import BadInput, Incompatible

@@ -12,7 +12,7 @@ from bdray.experiment import Backdoored, Experiment, backdoor, collect, load, ru
 from bdray.samples import Outline
 from bdray.seeds import rng
 from bdray.spec import BadInput
-from bdray.store import Store
+from bdray.store.store import Store
 from bdray.training import silent
 from tests.tiny import quick, tiny
 

@@ -11,10 +11,10 @@ import pyarrow as pa
 import pytest
 import torch
 
-from bdray.claims import Claims
-from bdray.results import CURVES
 from bdray.spec import BadInput
-from bdray.store import Store
+from bdray.store.claims import Claims
+from bdray.store.row import CURVES
+from bdray.store.store import Store
 from tests.test_store import files, finals, keyed, make_row, named
 
 
@@ -159,7 +159,7 @@ class TestFull:
         script = (
             "import resource, sys\n"
             "from bdray.spec import BadInput\n"
-            "from bdray.store import Store\n"
+            "from bdray.store.store import Store\n"
             "resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))\n"
             "store = Store(sys.argv[1])\n"
             "store.files.put('a', b'x' * 10_000)\n"

@@ -15,18 +15,18 @@ import pytest
 import torch
 from torch import nn
 
-from bdray import held
 from bdray.attacks import Attack
 from bdray.data import Data
 from bdray.defenses import Defense
 from bdray.experiment import Experiment, backdoor, check_data, collect, evaluate, load, run, unfinished_row
-from bdray.held import NotMeasured
-from bdray.objective import Objective
+from bdray.judge import held
+from bdray.judge.held import NotMeasured
 from bdray.proxies import Proxy
-from bdray.refusal import Refused
-from bdray.results import Row, of_record, to_table
+from bdray.report.objective import Objective
 from bdray.spec import BadInput, Config, Incompatible
-from bdray.store import DamagedFile, Store
+from bdray.store.refusal import Refused
+from bdray.store.row import Row, of_record, to_table
+from bdray.store.store import DamagedFile, Store
 from tests.test_proxies import proxy_of
 from tests.tiny import quick, tiny, tiny_config
 
@@ -274,7 +274,7 @@ import sys, torch
 from pathlib import Path
 torch.set_num_threads(1)
 from bdray.experiment import backdoor
-from bdray.store import Store
+from bdray.store.store import Store
 from tests.tiny import tiny
 experiment = tiny(training={"epochs": 40, "batch": 32})
 backdoor(experiment, Store(sys.argv[1]), Path(), lambda stage, step, **_: print(step, flush=True))

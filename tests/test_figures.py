@@ -15,10 +15,10 @@ from PIL import Image
 
 from bdray.__main__ import main
 from bdray.experiment import Experiment, run
-from bdray.figures import AT_MOST, KINDS, Figure, auroc, figure
-from bdray.results import CURVES, Row
+from bdray.report.figures.figures import AT_MOST, KINDS, Figure, auroc, figure
 from bdray.spec import BadInput
-from bdray.store import Store
+from bdray.store.row import CURVES, Row
+from bdray.store.store import Store
 from tests.test_table import make_row
 from tests.tiny import quick, tiny
 

@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bdray import best
 from bdray.__main__ import main
 from bdray.defenses import Defended, Evidence
 from bdray.defenses._isolation import losses
@@ -18,12 +17,13 @@ from bdray.defenses.clp import Clp
 from bdray.defenses.dbr import Dbr
 from bdray.defenses.none import NoDefense
 from bdray.experiment import backdoor, load, run
-from bdray.finite import check_answers, check_finite, is_finite
-from bdray.objective import Objective
+from bdray.layers.finite import check_answers, check_finite, is_finite
 from bdray.proxies import Proxy
+from bdray.report import best
+from bdray.report.objective import Objective
 from bdray.seeds import rng
 from bdray.spec import BadInput
-from bdray.store import Store
+from bdray.store.store import Store
 from bdray.training import Training, fit, silent
 from tests.test_training import Kept
 from tests.tiny import tiny

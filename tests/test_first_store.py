@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from bdray.experiment import Experiment, backdoor, run
-from bdray.results import of_record
 from bdray.spec import Config
-from bdray.store import Store
+from bdray.store.row import of_record
+from bdray.store.store import Store
 
 SCORES = ("utility_after", "asr_after", "recovery_after", "target_utility_after", "held_utility_after")
 KEYS = {"591e7d348f422b53", "cc89d486025b6ae8", "8f376d12d9ddbb36", "72ea11861556f641"}

@@ -20,18 +20,18 @@ import pytest
 import torch
 from safetensors.torch import load, save
 
-from bdray import trials as trial_files
 from bdray.__main__ import main
-from bdray.claims import LEASE, Claims
 from bdray.experiment import run
 from bdray.launch.work import Work
-from bdray.refusal import refusal, shown, without_secrets
-from bdray.results import CURVES, SCHEMA, to_table
-from bdray.seal import MARK, ROWS, note_of
 from bdray.spec import BadInput
-from bdray.store import DamagedFile, Store
-from bdray.storekeeping import check
-from bdray.trials import Trial, put_trial
+from bdray.store import trials as trial_files
+from bdray.store.claims import LEASE, Claims
+from bdray.store.keeping import check
+from bdray.store.refusal import refusal, shown, without_secrets
+from bdray.store.row import CURVES, SCHEMA, to_table
+from bdray.store.seal import MARK, ROWS, note_of
+from bdray.store.store import DamagedFile, Store
+from bdray.store.trials import Trial, put_trial
 from bdray.wording import printable
 from tests.test_store import files, keyed, make_row, named
 from tests.tiny import tiny

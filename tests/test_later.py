@@ -13,8 +13,8 @@ from bdray.experiment import Experiment
 from bdray.launch.expand import Cells
 from bdray.models import Model
 from bdray.proxies import Proxy
-from bdray.results import setting_of
 from bdray.spec import Config, Later, Spec, key_of
+from bdray.store.row import setting_of
 from bdray.task import Task
 from tests.tiny import tiny
 

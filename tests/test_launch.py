@@ -20,7 +20,7 @@ from bdray.launch.expand import expand
 from bdray.launch.settings import cells_of, check_search, drawn
 from bdray.launch.victims import Queue
 from bdray.spec import BadInput, Incompatible
-from bdray.store import DamagedFile, Store
+from bdray.store.store import DamagedFile, Store
 from tests.tiny import quick, tiny_config
 
 
@@ -187,12 +187,13 @@ class TestBeside:
         """A folder that holds bdray itself, or what another module has imported."""
         (tmp_path / "json.py").write_text("raise ImportError('of somebody else')")
         (tmp_path / "mine.py").write_text(
-            "import json, ray, bdray.best\nfrom bdray.launch import Sweep\nsweep = Sweep(space={'seed': json.loads('[1]')})\n"
+            "import json, ray, bdray.report.best\nfrom bdray.launch import Sweep\n"
+            "sweep = Sweep(space={'seed': json.loads('[1]')})\n"
         )
         before = sys.modules["json"], sys.modules["bdray"]
         assert read_sweep(str(tmp_path / "mine.py")).space == {"seed": [1]}
         assert before == (sys.modules["json"], sys.modules["bdray"])
-        assert "bdray.best" in sys.modules
+        assert "bdray.report.best" in sys.modules
 
 
 def test_a_missing_sweep_file_names_those_there_are() -> None:
@@ -332,7 +333,7 @@ class TestLaunch:
         assert not list((Path(shared.location()) / "checkpoints").rglob("*"))
 
     def test_the_workers_numbers_are_those_of_run(self, shared: Store, tmp_path: Path) -> None:
-        from bdray.results import spec_of
+        from bdray.store.row import spec_of
 
         for row in shared.rows("test").to_pylist()[:2]:
             alone = run(Experiment.of(spec_of(row)), Store(str(tmp_path)), Path())

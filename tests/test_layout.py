@@ -202,4 +202,4 @@ def test_an_error_on_one_line(capsys: pytest.CaptureFixture[str]) -> None:
 def test_no_module_prints_by_itself() -> None:
     """What goes out goes through `layout`, or the terminal of a launch, which is made harmless there."""
     files = {p.as_posix() for p in Path("bdray").rglob("*.py") if re.search(r"(?<![\w.])print\(", p.read_text())}
-    assert files <= {"bdray/layout.py", "bdray/launch/terminal.py", "bdray/signals.py"}
+    assert files <= {"bdray/layout.py", "bdray/launch/watch/terminal.py", "bdray/signals.py"}

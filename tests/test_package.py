@@ -74,7 +74,7 @@ def test_neither_the_import_nor_the_list_loads_a_modality() -> None:
 import sys, time
 start = time.perf_counter()
 import bdray
-from bdray.catalogue import catalogue
+from bdray.report.catalogue import catalogue
 catalogue()
 print(time.perf_counter() - start, *sys.modules)
 """

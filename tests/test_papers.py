@@ -24,11 +24,11 @@ from bdray.defenses import Defense
 from bdray.launch.expand import expand, read_sweep
 from bdray.models import Model
 from bdray.overrides import parse
-from bdray.paper_table import COLUMNS, OUTSIDE, Published, compare, outside_target, render
-from bdray.papers import ADVRBD, NFT, PAPERS, TRAINING_SAMPLES, WIDTHS, Paper, paper
-from bdray.results import Row, setting_of, to_table
+from bdray.report.papers import ADVRBD, NFT, PAPERS, TRAINING_SAMPLES, WIDTHS, Paper, paper
+from bdray.report.papers.beside import COLUMNS, OUTSIDE, Published, compare, outside_target, render
 from bdray.spec import BadInput, Config, key_of
-from bdray.store import Store
+from bdray.store.row import Row, setting_of, to_table
+from bdray.store.store import Store
 from tests.test_table import make_row
 
 AWAITED = {
@@ -43,7 +43,7 @@ AWAITED = {
 
 def printed(name: str) -> list[dict[str, str]]:
     """The lines of a paper's file."""
-    return list(csv.DictReader(io.StringIO((files("bdray.papers") / f"{name}.csv").read_text())))
+    return list(csv.DictReader(io.StringIO((files("bdray.report.papers") / f"{name}.csv").read_text())))
 
 
 class TestNumbers:
@@ -106,9 +106,11 @@ class TestNumbers:
         assert {row["data"] for row in printed("advrbd")} == TRAINING_SAMPLES.keys()
 
     def test_they_ship_with_the_package(self) -> None:
-        patterns = tomllib.loads(Path("pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["bdray.papers"]
+        patterns = tomllib.loads(Path("pyproject.toml").read_text())["tool"]["setuptools"]["package-data"][
+            "bdray.report.papers"
+        ]
         for name in PAPERS:
-            file = files("bdray.papers") / f"{name}.csv"
+            file = files("bdray.report.papers") / f"{name}.csv"
             assert file.is_file()
             assert any(fnmatch.fnmatch(file.name, pattern) for pattern in patterns)
 
@@ -404,6 +406,7 @@ class TestCommandLine:
         assert told in capsys.readouterr().err
 
     def test_it_imports_no_torch(self) -> None:
-        words = "import sys, bdray.paper_table\nbdray.papers.ADVRBD.cells()\nprint({'torch', 'ray'} & set(sys.modules))"
+        words = "import sys, bdray.report.papers.beside\n"
+        words += "bdray.report.papers.ADVRBD.cells()\nprint({'torch', 'ray'} & set(sys.modules))"
         done = subprocess.run([sys.executable, "-c", words], capture_output=True, text=True, check=True)
         assert done.stdout.strip() == "set()"

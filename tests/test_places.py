@@ -8,9 +8,9 @@ import pytest
 
 from bdray.__main__ import main
 from bdray.data import Data
-from bdray.filesystems import data_folder, home, place
 from bdray.spec import BadInput
-from bdray.store import Store
+from bdray.store.filesystems import data_folder, home, place
+from bdray.store.store import Store
 from tests.data import image_miniatures as made
 
 QUICK = ["task.data=miniature", "task.data.per_class=10", "task.model.width=4", "training.epochs=1", "defense=none"]

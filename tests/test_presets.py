@@ -6,7 +6,6 @@ import pytest
 from ray import tune
 
 from bdray.attacks import Attack
-from bdray.catalogue import catalogue
 from bdray.defenses import Defense
 from bdray.defenses.fine_tuning import FineTuning
 from bdray.experiment import Experiment
@@ -14,6 +13,7 @@ from bdray.launch import Sweep
 from bdray.launch.expand import expand
 from bdray.launch.settings import cells_of, drawn
 from bdray.overrides import experiment_config
+from bdray.report.catalogue import catalogue
 from bdray.spec import Config, Spec
 from tests.test_spec import MEMBERS, least, refusal
 from tests.tiny import quick, tiny_config

@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bdray import held
-from bdray.channels import lipschitz, pairs
 from bdray.experiment import backdoor, load, run
+from bdray.judge import held
+from bdray.layers.channels import lipschitz, pairs
 from bdray.proxies import Misfit, Proxy
 from bdray.proxies._images import follow, pixels, suspects
 from bdray.proxies.inverted_trigger import InvertedTrigger
@@ -24,7 +24,7 @@ from bdray.proxies.universal_perturbation import UniversalPerturbation
 from bdray.samples import Samples
 from bdray.seeds import rng
 from bdray.spec import BadInput, Config
-from bdray.store import Store
+from bdray.store.store import Store
 from bdray.task import Task
 from tests.tiny import quick, tiny
 

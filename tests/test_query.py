@@ -6,7 +6,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from bdray import query
+from bdray.report import query
 from bdray.spec import BadInput
 
 ROWS = pa.table({"key": ["a", "b"], "spec": ['{"attack": {"rate": 0.1}}'] * 2, "asr_after": [0.25, None]})

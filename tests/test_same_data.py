@@ -18,11 +18,11 @@ from bdray.launch import Sweep, plan
 from bdray.launch.digests import NotCompared
 from bdray.launch.expand import expand
 from bdray.launch.settings import cells_of, drawn, setting_key
-from bdray.refusal import Refused
-from bdray.results import Row, to_table
 from bdray.spec import Config
-from bdray.store import Store
-from bdray.trials import Trial, put_trial
+from bdray.store.refusal import Refused
+from bdray.store.row import Row, to_table
+from bdray.store.store import Store
+from bdray.store.trials import Trial, put_trial
 from tests.tiny import tiny_config
 
 DATA: Config = {"name": "image_folder", "path": "pets", "size": 16}

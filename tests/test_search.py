@@ -24,11 +24,11 @@ from bdray.launch import Sweep, launch, plan, read_sweep
 from bdray.launch.search import Past, _Honest, past, unplanted
 from bdray.launch.settings import cells_of, check_search, domains, drawn, members, setting_key
 from bdray.launch.study import Study
-from bdray.objective import Objective, front
 from bdray.proxies import Misfit, Proxy
+from bdray.report.objective import Objective, front
 from bdray.spec import BadInput
-from bdray.store import Store
-from bdray.trials import Trial, put_trial, trials
+from bdray.store.store import Store
+from bdray.store.trials import Trial, put_trial, trials
 from tests.test_table import make_row
 from tests.tiny import quick, tiny_config
 

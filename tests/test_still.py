@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from bdray.layers.still import _Affine, still
 from bdray.models import Model
 from bdray.samples import Outline, Samples, Splits
 from bdray.seeds import rng
 from bdray.spec import Config
-from bdray.still import _Affine, still
 from bdray.task import Task
 
 

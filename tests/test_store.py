@@ -24,9 +24,9 @@ import pytest
 import torch
 from pyarrow import fs
 
-from bdray.results import CURVES, SCHEMA, Row, of_record, to_table
 from bdray.spec import BadInput, key_of
-from bdray.store import DamagedFile, Store
+from bdray.store.row import CURVES, SCHEMA, Row, of_record, to_table
+from bdray.store.store import DamagedFile, Store
 
 NOON = datetime(2026, 3, 1, 12, 0, 0, 123456, tzinfo=UTC)
 
@@ -702,9 +702,9 @@ def test_nothing_written_is_a_pickle(anywhere: Store) -> None:
 
 AGAIN = """
 import dataclasses, json, pathlib, sys
-from bdray.results import of_record
+from bdray.store.row import of_record
 from bdray.spec import key_of
-from bdray.store import Store
+from bdray.store.store import Store
 
 def again(row, made):
     spec = {**json.loads(row.spec), "made": made}
@@ -799,7 +799,7 @@ for i in range(start, start + count):
 """
 COMPACTOR = """
 import pathlib, sys
-from bdray.store import Store
+from bdray.store.store import Store
 store, proof = Store(sys.argv[1]), pathlib.Path(sys.argv[2])
 print("ready", flush=True)
 while not (proof / "stop").exists():
@@ -942,6 +942,7 @@ class TestWritable:
 
 
 def test_reading_rows_imports_no_torch() -> None:
-    words = "import sys, bdray.store, bdray.table, bdray.results, bdray.picture\nprint({'torch', 'ray'} & set(sys.modules))"
+    modules = "bdray.store.store, bdray.store.row, bdray.report.table, bdray.report.picture"
+    words = f"import sys, {modules}\nprint({{'torch', 'ray'}} & set(sys.modules))"
     answer = subprocess.run([sys.executable, "-c", words], capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "set()"

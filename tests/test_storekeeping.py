@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from bdray.__main__ import main
-from bdray.results import CURVES
 from bdray.spec import BadInput
-from bdray.store import Store
-from bdray.storekeeping import check, compact, show
-from bdray.trials import Trial, put_trial
+from bdray.store.keeping import check, compact, show
+from bdray.store.row import CURVES
+from bdray.store.store import Store
+from bdray.store.trials import Trial, put_trial
 from tests.test_store import files, finals, make_row
 
 

@@ -13,12 +13,12 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from bdray import query, table
 from bdray.experiment import Experiment
-from bdray.picture import draw
-from bdray.results import Row, setting_of, to_table
+from bdray.judge.validity import Bounds, interval
+from bdray.report import query, table
+from bdray.report.picture import draw
 from bdray.spec import BadInput
-from bdray.validity import Bounds, interval
+from bdray.store.row import Row, setting_of, to_table
 from tests.test_store import NOON
 from tests.tiny import quick, tiny_config
 

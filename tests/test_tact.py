@@ -14,7 +14,7 @@ from bdray.overrides import experiment_config
 from bdray.samples import Samples
 from bdray.seeds import rng
 from bdray.spec import BadInput, Config
-from bdray.store import Store
+from bdray.store.store import Store
 from tests.setting import made
 from tests.test_spec import refusal
 from tests.tiny import tiny, tiny_config

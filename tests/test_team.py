@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from bdray.experiment import backdoor
 from bdray.samples import Samples
 from bdray.spec import BadInput
-from bdray.store import Store
+from bdray.store.store import Store
 from bdray.task import Task
 from bdray.training import ALONE, Team, Training, fit
 from tests.tiny import tiny, tiny_config

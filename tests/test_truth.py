@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bdray.groups import effectiveness
-from bdray.results import Scores
-from bdray.truth import Look, Truth
+from bdray.judge.truth import Look, Truth
+from bdray.report.groups import effectiveness
+from bdray.store.row import Scores
 
 #                      sample  0  1  2  3  4  5  6  7  8  9
 LABELS = torch.tensor([0, 1, 1, 0, 2, 1, 2, 1, 0, 1])

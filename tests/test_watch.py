@@ -20,10 +20,10 @@ from typing import Any, TextIO
 import pytest
 import ray
 
-from bdray.launch import terminal
-from bdray.launch.gauges import GAUGES, PAIRS
-from bdray.launch.tally import said_setting, said_time, shortened
-from bdray.launch.watch import METRICS, Watch
+from bdray.launch.watch import terminal
+from bdray.launch.watch.gauges import GAUGES, PAIRS
+from bdray.launch.watch.tally import said_setting, said_time, shortened
+from bdray.launch.watch.watch import METRICS, Watch
 
 
 def row(status: str = "done", asr: float | None = 0.5, **more: Any) -> dict[str, Any]:

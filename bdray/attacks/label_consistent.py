@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from bdray.attacks import Patterns, Setting, ToClass
 from bdray.attacks._images import CHECKER, blended, to_uint8
-from bdray.finite import check_answers
+from bdray.layers.finite import check_answers
+from bdray.layers.still import still
 from bdray.samples import Draw, Samples, Splits
 from bdray.seeds import rng as named
 from bdray.spec import Amount, BadInput, NonNegative, Positive, Share
-from bdray.still import still
 from bdray.task import Batch
 from bdray.training import batches, device, fit
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from bdray.finite import check_answers
+from bdray.layers.finite import check_answers
 from bdray.samples import Samples
 from bdray.task import Task
 from bdray.training import batches, device

@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bdray.finite import check_answers
+from bdray.layers.finite import check_answers
+from bdray.layers.still import still
 from bdray.samples import Samples
-from bdray.still import still
 from bdray.task import Batch, Task
 from bdray.training import batches, device
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from bdray.defenses import Keep, unkept
-from bdray.finite import named
+from bdray.layers.finite import named
 from bdray.samples import Samples
 from bdray.spec import BadInput
 from bdray.task import Batch, Task

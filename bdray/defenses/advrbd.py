@@ -29,7 +29,7 @@ from bdray.defenses import Defended, Defense, Evidence, Show
 from bdray.defenses._isolation import losses, two_groups
 from bdray.defenses._partition import Perturbation, divergences
 from bdray.defenses._stages import Stages
-from bdray.finite import check_finite
+from bdray.layers.finite import check_finite
 from bdray.samples import Samples, Splits
 from bdray.spec import BadInput, BatchSize, Config, Count, Later, NonNegative, Positive, Share
 from bdray.task import Task

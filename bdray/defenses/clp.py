@@ -2,7 +2,7 @@
 Lipschitzness", ECCV 2022): channels that can stretch their input far more than the others of their layer are switched off.
 
 The authors pair a BatchNorm with the convolution registered before it, which on nets that normalise first is another one; here
-it is the one whose output it gets (bdray.channels), and other BatchNorms are left alone. They divide by the root of the
+it is the one whose output it gets (bdray.layers.channels), and other BatchNorms are left alone. They divide by the root of the
 variance alone; here eps is added to it, as BatchNorm does: a channel that sleeps is not taken for a steep one.
 """
 
@@ -13,9 +13,9 @@ import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
-from bdray.channels import lipschitz, met
 from bdray.defenses import Defended, Defense, Evidence
-from bdray.finite import check_answers
+from bdray.layers.channels import lipschitz, met
+from bdray.layers.finite import check_answers
 from bdray.samples import Outline, Splits
 from bdray.spec import Incompatible, NonNegative
 from bdray.task import Task

@@ -15,9 +15,9 @@ from pydantic import model_validator
 from torch import Tensor, nn
 
 from bdray.defenses import Defended, Defense, Evidence
-from bdray.defenses._features import features, head
 from bdray.defenses._stages import Stages, portion
-from bdray.finite import check_answers, check_finite
+from bdray.layers.features import features, head
+from bdray.layers.finite import check_answers, check_finite
 from bdray.samples import Outline, Samples, Splits
 from bdray.spec import Amount, BadInput, BatchSize, Count, Incompatible, NonNegative, Positive, Share
 from bdray.task import Task

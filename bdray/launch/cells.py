@@ -13,10 +13,10 @@ from ray import tune
 from bdray.experiment import unfinished_row
 from bdray.launch.ends import End, judged
 from bdray.launch.expand import Cell
-from bdray.launch.watch import Watch
+from bdray.launch.watch.watch import Watch
 from bdray.launch.work import AWAY, LIVES, REFUSED, SHOWN, Work, run_cell
 from bdray.spec import BadInput
-from bdray.store import Store
+from bdray.store.store import Store
 
 WAIT = "wait"
 """In a trial's parameters: seconds before its start, after its worker died."""

@@ -20,10 +20,10 @@ from bdray.launch import growth
 from bdray.launch.ends import dead_nodes, forget
 from bdray.launch.sweep import Sweep
 from bdray.launch.vigil import vigil
-from bdray.refusal import shown
 from bdray.signals import kept
 from bdray.spec import BadInput
-from bdray.store import Store
+from bdray.store.refusal import shown
+from bdray.store.store import Store
 from bdray.task import Task
 
 REACH_SECONDS = 5.0

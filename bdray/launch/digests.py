@@ -5,9 +5,9 @@ from pathlib import Path
 
 from bdray.experiment import check_same
 from bdray.launch.expand import PARTS, Cell
-from bdray.refusal import Refused
 from bdray.spec import BadInput
-from bdray.store import Store
+from bdray.store.refusal import Refused
+from bdray.store.store import Store
 from bdray.task import Task
 
 _TASK = PARTS.index("task")

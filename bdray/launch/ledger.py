@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bdray.claims import Claims
 from bdray.defenses import Defense
 from bdray.experiment import Experiment, forget, load, unfinished_row
 from bdray.launch.cells import run_cells
@@ -25,12 +24,13 @@ from bdray.launch.search import Past, past, run_search
 from bdray.launch.settings import cells_of, check_search, drawn, members
 from bdray.launch.sweep import Sweep
 from bdray.launch.victims import train_victims
-from bdray.launch.watch import Watch
+from bdray.launch.watch.watch import Watch
 from bdray.launch.work import SHOWN, Work
 from bdray.proxies import Misfit, Proxy
-from bdray.results import of_record
 from bdray.spec import BadInput, Incompatible
-from bdray.store import Store
+from bdray.store.claims import Claims
+from bdray.store.row import of_record
+from bdray.store.store import Store
 
 WAIT_SECONDS = 1.0
 """Between two looks at what another launch of the same sweep is doing."""

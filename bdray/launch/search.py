@@ -14,20 +14,20 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
 from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
+from bdray.judge.validity import Bounds
 from bdray.launch.cells import WAIT, Listener, fit, said
 from bdray.launch.expand import Cells
 from bdray.launch.settings import Setting, cells_of, domains, drawn, members, setting_key
 from bdray.launch.study import Study
 from bdray.launch.sweep import Sweep
-from bdray.launch.tally import said_setting
-from bdray.launch.watch import Watch
+from bdray.launch.watch.tally import said_setting
+from bdray.launch.watch.watch import Watch
 from bdray.launch.work import AWAY, REFUSED, SHOWN, Work, run_cell
-from bdray.objective import Objective
+from bdray.report.objective import Objective
 from bdray.seeds import seed_of
 from bdray.spec import BadInput, Config
-from bdray.store import Store
-from bdray.trials import Trial, put_trial, trials
-from bdray.validity import Bounds
+from bdray.store.store import Store
+from bdray.store.trials import Trial, put_trial, trials
 
 
 @dataclasses.dataclass

@@ -7,11 +7,11 @@ from typing import Any
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
+from bdray.judge.validity import PLANTED
 from bdray.launch.space import plain, scalar
-from bdray.objective import DEFAULT_PROXY, Objective
 from bdray.overrides import put
+from bdray.report.objective import DEFAULT_PROXY, Objective
 from bdray.spec import LARGEST, BadInput, Config, unknown
-from bdray.validity import PLANTED
 from bdray.wording import quoted, shown
 
 SEARCHES = ("grid", "random", "optuna")

@@ -16,15 +16,15 @@ from ray._raylet import PlacementGroupID
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util.placement_group import PlacementGroup
 
-from bdray.board import Board
 from bdray.experiment import Experiment, backdoor
 from bdray.launch.connect import Resources
 from bdray.launch.ends import End, dead_nodes, first, forget, judged
-from bdray.launch.watch import Watch
+from bdray.launch.watch.watch import Watch
 from bdray.launch.work import LIVES, Work
-from bdray.refusal import Refused
+from bdray.report.board import Board
 from bdray.spec import BadInput, Config
-from bdray.store import Store
+from bdray.store.refusal import Refused
+from bdray.store.store import Store
 from bdray.training import Team
 
 PATIENCE = 6 * 3600

@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bdray.board import Board
-from bdray.claims import Claims
 from bdray.experiment import Experiment, run
-from bdray.filesystems import open_uri
-from bdray.refusal import Refused, shown
+from bdray.report.board import Board
 from bdray.spec import BadInput, Config
-from bdray.store import Store
+from bdray.store.claims import Claims
+from bdray.store.filesystems import open_uri
+from bdray.store.refusal import Refused, shown
+from bdray.store.store import Store
 
 LIVES = 3
 """How often one piece of work may lose its worker, or raise, before it counts as lost, or failed."""

@@ -12,11 +12,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from bdray.layers.still import still
 from bdray.proxies import Prepared, Proxy
 from bdray.proxies._images import chunks, follow, per_class, pixels, suspects
 from bdray.samples import Samples
 from bdray.spec import BatchSize, Count, Positive, Share
-from bdray.still import still
 from bdray.task import Task
 
 

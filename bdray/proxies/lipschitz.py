@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from bdray.channels import lipschitz, pairs
+from bdray.layers.channels import lipschitz, pairs
 from bdray.proxies import Misfit, Prepared, Proxy
 from bdray.samples import Samples, Splits
 from bdray.spec import NonNegative

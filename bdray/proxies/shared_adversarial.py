@@ -13,11 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bdray.layers.still import still
 from bdray.proxies import Prepared, Proxy
 from bdray.proxies._images import at_rest, pixels
 from bdray.samples import Samples
 from bdray.spec import Count, Positive
-from bdray.still import still
 from bdray.task import Task
 from bdray.training import batches
 

@@ -7,7 +7,7 @@ import torch
 
 from bdray.experiment import run
 from bdray.launch.expand import expand, read_sweep
-from bdray.store import Store
+from bdray.store.store import Store
 
 if __name__ == "__main__":
     torch.set_num_threads(1)

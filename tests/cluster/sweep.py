@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from bdray.store import Store
+from bdray.store.store import Store
 from tests.tiny import tiny_config
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from bdray.store import Store
+from bdray.store.store import Store
 from tests.cluster.machines import REAL, ROOT, free_ports, kill, processes, until
 from tests.cluster.sweep import rows, write_sweep
 

@@ -8,7 +8,7 @@ import torch
 
 from bdray.samples import Samples
 from bdray.seeds import seed_of
-from bdray.store import Store, StoreCheckpoint
+from bdray.store.store import Store, StoreCheckpoint
 from bdray.tasks.image import Image
 from tests.chaos.events import note, pause
 

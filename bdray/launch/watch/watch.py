@@ -7,10 +7,10 @@ from collections.abc import Collection, Mapping
 from types import TracebackType
 from typing import Any, Literal, Self, TextIO
 
-from bdray.launch import terminal
-from bdray.launch.gauges import METRICS, Gauges
-from bdray.launch.tally import Tally, said_time, shortened
-from bdray.launch.terminal import Terminal
+from bdray.launch.watch import terminal
+from bdray.launch.watch.gauges import METRICS, Gauges
+from bdray.launch.watch.tally import Tally, said_time, shortened
+from bdray.launch.watch.terminal import Terminal
 
 __all__ = ["METRICS", "Watch"]
 

@@ -16,13 +16,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from bdray import panels
-from bdray.groups import LABELS, identity, labels
+from bdray.judge.validity import NOT_PLANTED, USUAL, shown, size
 from bdray.layout import align, page, percent, to_csv
-from bdray.picture import check_name, save
+from bdray.report.figures import panels
+from bdray.report.groups import LABELS, identity, labels
+from bdray.report.picture import check_name, save
 from bdray.spec import BadInput, Config, unknown
-from bdray.store import Store
-from bdray.validity import NOT_PLANTED, USUAL, shown, size
+from bdray.store.store import Store
 
 DEFENSE = "advrbd"
 AT_MOST = 24

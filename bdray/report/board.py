@@ -17,9 +17,9 @@ from typing import Any, Self
 
 from pyarrow import fs
 
-from bdray.results import Row, Scores
 from bdray.spec import BadInput, Config
-from bdray.store import Store
+from bdray.store.row import Row, Scores
+from bdray.store.store import Store
 
 now: Callable[[], float] = time.monotonic
 

@@ -9,7 +9,7 @@ import hashlib
 MARK = b"\x89bdray-sha256\r\n"
 """Where a seal begins."""
 PLAIN, ROWS = b"tabl", b"rows"
-"""What its writer vouches for: the bytes, or also that every row is what its spec says (`bdray.rows.faults`)."""
+"""What its writer vouches for: the bytes, or also that every row is what its spec says (`bdray.store.rows.faults`)."""
 _TAIL = 8
 """Bytes after a Parquet footer: its length and PAR1."""
 

@@ -22,8 +22,8 @@ from typing import NamedTuple
 
 from pyarrow import fs
 
-from bdray.files import Files
 from bdray.spec import BadInput
+from bdray.store.files import Files
 
 BEAT = 10.0
 """Seconds between two signs of life of a launch."""

@@ -10,14 +10,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from bdray.judge.validity import doubted
 from bdray.proxies import Prepared, Proxy
-from bdray.refusal import Refused
 from bdray.samples import Samples, Splits
 from bdray.seeds import rng
 from bdray.spec import BadInput
-from bdray.store import Store
+from bdray.store.refusal import Refused
+from bdray.store.store import Store
 from bdray.task import Task
-from bdray.validity import doubted
 
 
 class NotMeasured(UserWarning):

@@ -7,8 +7,8 @@ from typing import Any
 
 import pyarrow as pa
 
+from bdray.judge.validity import CLASS_LOST, NOT_PLANTED, USUAL, UTILITY_LOST, Bounds
 from bdray.spec import BadInput
-from bdray.validity import CLASS_LOST, NOT_PLANTED, USUAL, UTILITY_LOST, Bounds
 
 MARKERS = "osD^vPX*<>hp"
 FORMATS = (".png", ".svg", ".pdf")

@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from bdray.files import DamagedFile, Files, first_line
-from bdray.results import CURVES, Row
-from bdray.rows import INDEX, Rows, sweep_of
 from bdray.spec import BadInput
+from bdray.store.files import DamagedFile, Files, first_line
+from bdray.store.row import CURVES, Row
+from bdray.store.rows import INDEX, Rows, sweep_of
 from bdray.wording import quoted
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Panels: how the figures of `figures.py` are drawn. Shares are given as 0 to 1 and drawn in percent."""
+"""Panels: how the figures are drawn. Shares are given as 0 to 1 and drawn in percent."""
 
 import math
 import statistics

@@ -35,7 +35,10 @@ _CONFIG = {
     "threads": str(min(4, os.cpu_count() or 1)),
     "memory_limit": f"{MEMORY}B",
 }
-_START = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from bdray.query import _answer; _answer(float(sys.argv[2]))"
+_START = """import json, sys
+sys.path[:] = json.loads(sys.argv[1])
+from bdray.report.query import _answer
+_answer(float(sys.argv[2]))"""
 
 
 def select(rows: pa.Table, sql: str) -> pa.Table:

@@ -16,10 +16,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyarrow import fs
 
-from bdray.files import AT_A_TIME, AT_ONCE, Files, first_line, read_table
-from bdray.results import SCHEMA, Row, faults, to_table
-from bdray.seal import ROWS
 from bdray.spec import BadInput
+from bdray.store.files import AT_A_TIME, AT_ONCE, Files, first_line, read_table
+from bdray.store.row import SCHEMA, Row, faults, to_table
+from bdray.store.seal import ROWS
 from bdray.wording import printable
 
 INDEX = [name for name in ("key", "sweep", "status", "time", "proxies", "data_digest") if name in SCHEMA.names]

@@ -18,10 +18,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyarrow import fs
 
-from bdray.filesystems import open_uri, place, uploads_in_parts, with_defaults
-from bdray.refusal import first_line, refusal, shown
-from bdray.seal import PLAIN, note_of, sealed
 from bdray.spec import BadInput
+from bdray.store.filesystems import open_uri, place, uploads_in_parts, with_defaults
+from bdray.store.refusal import first_line, refusal, shown
+from bdray.store.seal import PLAIN, note_of, sealed
 from bdray.wording import printable
 
 AT_ONCE = 16

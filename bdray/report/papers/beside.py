@@ -10,12 +10,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from bdray.groups import FLAGS, LABELS, averages, flags
+from bdray.judge.validity import USUAL, Bounds, size
 from bdray.layout import align, page, to_csv
-from bdray.papers import TRAINING_SAMPLES, WIDTHS, Cell, Paper
+from bdray.report.groups import FLAGS, LABELS, averages, flags
+from bdray.report.papers import TRAINING_SAMPLES, WIDTHS, Cell, Paper
+from bdray.report.table import legend, notes, others, scored, used
 from bdray.spec import Config
-from bdray.table import legend, notes, others, scored, used
-from bdray.validity import USUAL, Bounds, size
 
 OUTSIDE = "utility_after_outside_target"
 """Our accuracy after a defense without the samples of the target class."""

@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from bdray.judge.validity import CLASS_BUDGET, PLANTED, ROUNDING, Bounds, check_share, doubted, mean
 from bdray.spec import BadInput, unknown
-from bdray.validity import CLASS_BUDGET, PLANTED, ROUNDING, Bounds, check_share, doubted, mean
 
 KINDS = ("defender", "training", "oracle")
 JUDGES = ("mean", "worst")

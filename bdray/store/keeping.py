@@ -12,13 +12,13 @@ from typing import Any, NamedTuple, TypeVar
 
 from pyarrow import fs
 
-from bdray.files import AT_ONCE, LINK, Files
 from bdray.layout import align, safe
-from bdray.refusal import first_line
-from bdray.rows import Rows, sweep_of
 from bdray.spec import BadInput, unknown
-from bdray.store import Store, check_tensors, parse_about
-from bdray.trials import trial
+from bdray.store.files import AT_ONCE, LINK, Files
+from bdray.store.refusal import first_line
+from bdray.store.rows import Rows, sweep_of
+from bdray.store.store import Store, check_tensors, parse_about
+from bdray.store.trials import trial
 
 T = TypeVar("T")
 

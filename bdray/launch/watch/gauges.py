@@ -8,7 +8,7 @@ from typing import Any
 import ray
 from ray.util.metrics import Gauge
 
-from bdray.launch.tally import Tally, is_number
+from bdray.launch.watch.tally import Tally, is_number
 
 GAUGES: dict[str, tuple[str, tuple[str, ...]]] = {
     "bdray_cells": ("cells of a sweep, by state: done, failed, lost, skipped, running, missing", ("sweep", "state")),

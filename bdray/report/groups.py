@@ -8,8 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from bdray.spec import Config, key_of
-from bdray.validity import (
+from bdray.judge.validity import (
     CLASS_LOST,
     FEW,
     NOT_PLANTED,
@@ -23,6 +22,7 @@ from bdray.validity import (
     interval,
     mean,
 )
+from bdray.spec import Config, key_of
 
 SCORES = (
     "utility_before",

@@ -9,14 +9,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from bdray.groups import flat, identity, labels
+from bdray.judge.validity import CLASS_LOST, UTILITY_LOST, Bounds, mean, size
 from bdray.layout import align, page, percent, to_csv
-from bdray.objective import KINDS, Objective, front
-from bdray.picture import check_name, save
+from bdray.report.groups import flat, identity, labels
+from bdray.report.objective import KINDS, Objective, front
+from bdray.report.picture import check_name, save
+from bdray.report.table import numbered, used
 from bdray.spec import BadInput, key_of, unknown
-from bdray.table import numbered, used
-from bdray.trials import Trial
-from bdray.validity import CLASS_LOST, UTILITY_LOST, Bounds, mean, size
+from bdray.store.trials import Trial
 
 COLUMNS = (
     "rank",

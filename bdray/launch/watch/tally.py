@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from bdray.validity import USUAL
+from bdray.judge.validity import USUAL
 
 WIDTH = 100
 """Characters of a failure's reason or of a setting that stand in a line."""

@@ -10,8 +10,8 @@ from typing import Any
 import pyarrow as pa
 from pyarrow import fs
 
-from bdray.refusal import first_line
-from bdray.store import Store
+from bdray.store.refusal import first_line
+from bdray.store.store import Store
 
 SCHEMA = pa.schema(
     [

@@ -9,7 +9,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
-from bdray.results import Scores
+from bdray.store.row import Scores
 
 
 class Rates(NamedTuple):

@@ -9,12 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from bdray.groups import COLUMNS, COUNTED, LABELS, SCORES, flags, flat, groups, marked, spoilt
-from bdray.layout import align, page, percent, prose, safe, to_csv
-from bdray.query import select
-from bdray.results import STATUSES, Row
-from bdray.spec import BadInput, unknown
-from bdray.validity import (
+from bdray.judge.validity import (
     CLASS_LOST,
     NOT_PLANTED,
     SEPARATED,
@@ -26,6 +21,11 @@ from bdray.validity import (
     shown,
     size,
 )
+from bdray.layout import align, page, percent, prose, safe, to_csv
+from bdray.report.groups import COLUMNS, COUNTED, LABELS, SCORES, flags, flat, groups, marked, spoilt
+from bdray.report.query import select
+from bdray.spec import BadInput, unknown
+from bdray.store.row import STATUSES, Row
 
 HEADS = {
     "asr_before": "ASR before",

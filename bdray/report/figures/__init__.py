@@ -1,0 +1,1 @@
+"""Figures: pictures of rows, each with the numbers behind it."""
