@@ -26,8 +26,9 @@ from torch import nn
 
 from bdray.defenses._partition import AT_ONCE, Perturbation, divergences, patches, perturb
 from bdray.defenses.advrbd import AdvrBD
-from bdray.experiment import Experiment, run
+from bdray.experiment import Experiment
 from bdray.overrides import experiment_config
+from bdray.run import run
 from bdray.samples import Samples, Splits
 from bdray.seeds import rng
 from bdray.store.row import Row

@@ -24,7 +24,9 @@ from pathlib import Path
 import pyarrow.parquet as pq
 from _measure import machine, markdown, stages
 
-from bdray.experiment import Experiment, load, run
+from bdray.bench import load
+from bdray.experiment import Experiment
+from bdray.run import run
 from bdray.spec import BadInput, Config
 from bdray.store.refusal import Refused
 from bdray.store.row import Row, to_table

@@ -27,17 +27,19 @@ import torch
 from _measure import machine, markdown, seconds
 from ray import tune
 
-from bdray import experiment as steps
-from bdray.experiment import Experiment, backdoor, run
+from bdray import run as steps
+from bdray.experiment import Experiment
 from bdray.judge.held import Held
 from bdray.launch import Sweep, launch, plan
 from bdray.launch.work import Work, run_cell
 from bdray.overrides import put
 from bdray.report.board import Board
+from bdray.run import run
 from bdray.spec import Config
 from bdray.store.claims import Claims
 from bdray.store.rows import Rows
 from bdray.store.store import Store
+from bdray.victim import backdoor
 
 VICTIM: Config = {
     "task": {
@@ -117,7 +119,7 @@ PARTS: dict[str, tuple[Any, str]] = {
     "ask for the claim": (Claims, "take"),
     "give it back": (Claims, "release"),
     "look for the row": (Rows, "row"),
-    "find the victim": (steps, "_victim"),
+    "find the victim": (steps, "kept_victim"),
     "hand over the evidence": (steps, "collect"),
     "scores after": (steps, "evaluate"),
     "held utility after": (Held, "utility"),

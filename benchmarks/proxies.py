@@ -22,13 +22,16 @@ import torch
 from _measure import machine, markdown
 from scipy.stats import spearmanr  # type: ignore[import-untyped]
 
-from bdray.experiment import Experiment, backdoor, load, run
+from bdray.bench import load
+from bdray.experiment import Experiment
 from bdray.proxies import Proxy
 from bdray.proxies._images import suspects
+from bdray.run import run
 from bdray.seeds import numpy_rng, rng
 from bdray.spec import Config
 from bdray.store.row import Row
 from bdray.store.store import Store
+from bdray.victim import backdoor
 
 Line = dict[str, Any]
 VICTIM: Config = {

@@ -18,9 +18,11 @@ from _measure import machine, markdown, seconds
 from torch import Tensor
 
 from bdray.attacks import Setting, poison
+from bdray.bench import load
 from bdray.defenses._partition import divergences
 from bdray.defenses.advrbd import AdvrBD
-from bdray.experiment import Experiment, load, truth_of
+from bdray.experiment import Experiment
+from bdray.judge.truth import truth_of
 from bdray.report.figures.figures import auroc
 from bdray.seeds import rng
 from bdray.training import device, fit, silent

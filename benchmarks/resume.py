@@ -22,11 +22,11 @@ import torch
 from _measure import alone, machine, markdown, seconds
 from ray import tune
 
-from bdray.experiment import unfinished_row
 from bdray.launch import plan
 from bdray.launch.cells import AT_ONCE
 from bdray.launch.expand import expand
 from bdray.launch.sweep import Sweep
+from bdray.run import unfinished_row
 from bdray.store.row import Row, to_table
 from bdray.store.store import Store
 

@@ -25,7 +25,7 @@ import torch
 from _measure import in_turns, machine, markdown, ratio
 from ray import tune
 
-from bdray.experiment import Experiment, backdoor
+from bdray.experiment import Experiment
 from bdray.launch import Sweep, launch, plan
 from bdray.launch.connect import connected
 from bdray.launch.victims import train_victims
@@ -33,6 +33,7 @@ from bdray.launch.watch.watch import Watch
 from bdray.launch.work import Work
 from bdray.spec import Config
 from bdray.store.store import Store
+from bdray.victim import backdoor
 
 CLASSES, HELD = 4, 0.1
 WAYS = {"1 process, 1 thread": (1, 1), "1 process, 2 threads": (1, 2), "2 processes, 1 thread each": (2, 1)}

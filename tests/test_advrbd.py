@@ -12,18 +12,21 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from bdray.bench import Bench, forget
 from bdray.defenses import Evidence, unkept
 from bdray.defenses import advrbd as module
 from bdray.defenses._stages import Stages
 from bdray.defenses.advrbd import AdvrBD
-from bdray.experiment import backdoor, collect, load, run
+from bdray.evidence import collect
 from bdray.provenance import provenance
+from bdray.run import run
 from bdray.samples import Outline, Samples, Splits
 from bdray.seeds import rng
 from bdray.spec import BadInput
 from bdray.store.store import Store, StoreCheckpoint
 from bdray.task import Task
 from bdray.training import Training, silent
+from bdray.victim import backdoor
 from tests.tiny import quick, tiny
 
 TASK = Task.of({"name": "image", "data": {"name": "miniature", "held": 0.0}})
@@ -520,7 +523,7 @@ def test_the_whole_is_deterministic(store: Store) -> None:
         tables = [store.table(kind, WHOLE.key()) for kind in ("divergences", "flags")]
         seen.append((json.dumps(numbers, default=str), tables, curves(store, "truth")))
     assert seen[0] == seen[1]
-    alone, _ = collect(WHOLE, backdoor(WHOLE, store, Path()), load(WHOLE.task.data, Path()))
+    alone, _ = collect(Bench(WHOLE, store, Path()), backdoor(WHOLE, store, Path()))
     defended = WHOLE.defense.defend(alone, WHOLE.task, rng(0, "defense", 0), silent)
     table, flags = tables
     assert table is not None
@@ -602,8 +605,8 @@ def test_a_victim_made_anew_with_other_poison_has_a_warmup_of_its_own(store: Sto
     run(WHOLE, store, Path())
     before = set(store.files.list("checkpoints"))
     draw = lambda seed, *names: rng(seed + (names == ("poison",)), *names)  # noqa: E731
-    monkeypatch.setattr("bdray.experiment.rng", draw)
-    monkeypatch.setattr("bdray.experiment._LAST", {})
+    monkeypatch.setattr("bdray.victim.rng", draw)
+    forget("victim")
     for path in store.files.list(f"victims/{WHOLE.victim_key()}"):
         store.files.delete(path)
     run(WHOLE, store, Path(), again=True)
@@ -614,7 +617,7 @@ def test_a_warmup_of_another_torch_is_not_taken_over(store: Store, monkeypatch: 
     """A row says with which torch its defense ran."""
     run(WHOLE, store, Path())
     before = set(store.files.list("checkpoints"))
-    monkeypatch.setattr("bdray.kept.provenance", lambda: {**provenance(), "torch_version": "9.9"})
+    monkeypatch.setattr("bdray.evidence.provenance", lambda: {**provenance(), "torch_version": "9.9"})
     run(WHOLE, store, Path(), again=True)
     assert len(set(store.files.list("checkpoints")) - before) == 1
 

@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from bdray.bench import load
 from bdray.defenses import Defended, Evidence
-from bdray.experiment import load, run
-from bdray.judge.agreement import compare
+from bdray.judge.truth import compare
+from bdray.run import run
 from bdray.store.store import Store
 from tests.tiny import quick, tiny
 

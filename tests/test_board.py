@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 
 import bdray.report.board
-from bdray.experiment import backdoor, run, unfinished_row
 from bdray.report.board import Board, BoardNotWritten
+from bdray.run import run, unfinished_row
 from bdray.store.row import Row, Scores
 from bdray.store.store import Store
+from bdray.victim import backdoor
 from tests.tiny import quick, tiny
 
 

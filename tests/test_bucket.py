@@ -20,9 +20,9 @@ import pytest
 import torch
 
 from bdray.spec import BadInput
+from bdray.store.curve import CURVES
 from bdray.store.files import Files
 from bdray.store.filesystems import with_defaults
-from bdray.store.row import CURVES
 from bdray.store.store import Store
 from tests.bucket import Server
 from tests.test_store import finals, keyed, make_row, named

@@ -19,14 +19,16 @@ from bdray import spec
 from bdray.attacks import Poison
 from bdray.attacks._images import CHECKER, in_corner, white
 from bdray.defenses import Defense
-from bdray.experiment import Backdoored, evaluate, run
+from bdray.judge.scores import evaluate
 from bdray.judge.validity import USUAL
 from bdray.report import best, picture, table
 from bdray.report.objective import Objective
+from bdray.run import run
 from bdray.samples import Samples, Splits
 from bdray.seeds import rng
 from bdray.store.row import Row, to_table
 from bdray.store.store import Store
+from bdray.victim import Backdoored
 from tests.tiny import tiny
 
 CHEATS = ("no_target", "constant", "coin", "memoriser")
@@ -75,7 +77,7 @@ def panel(classes: int, store: Store, monkeypatch: pytest.MonkeyPatch) -> list[R
     """A row of every defense on a victim of each attack. The proxy is a bad one, which every cheat fools."""
     parts = [samples(classes, each, name) for each, name in ((20, "train"), (12, "held"), (30, "test"))]
     splits = Splits(*parts, [str(c) for c in range(classes)])
-    monkeypatch.setattr("bdray.experiment.load", lambda data, root: splits)
+    monkeypatch.setattr("bdray.bench.load", lambda data, root: splits)
     nobody = torch.empty(0, dtype=torch.int64)
     harm = Poison(nobody, nobody, splits.train.take(nobody), splits.train.take(nobody))
     found = []
@@ -87,7 +89,7 @@ def panel(classes: int, store: Store, monkeypatch: pytest.MonkeyPatch) -> list[R
             config = {"name": name, **({"clean": 100 / len(splits.train.targets)} if name == "memoriser" else {})}
             experiment = tiny(attack={**attack, "target": 0}, defense=config)
             victim = Backdoored(model, {}, harm, evaluate(model, experiment, {}, splits).scores, 1.0)
-            monkeypatch.setattr("bdray.experiment._victim", lambda *_, victim=victim: victim)
+            monkeypatch.setattr("bdray.run.kept_victim", lambda *_, victim=victim: victim)
             row = run(experiment, store, Path(f"classes{classes}"))
             left = row.asr_after if name in ("none", "honest") else 0.0
             found.append(dataclasses.replace(row, proxies=f'{{"lipschitz": {left}}}'))

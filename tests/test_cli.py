@@ -191,7 +191,7 @@ def test_a_mistake_is_one_sentence_and_status_2(
     cli,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("bdray.experiment.fit", lambda *_, **__: pytest.fail("it trained"))
+    monkeypatch.setattr("bdray.victim.fit", lambda *_, **__: pytest.fail("it trained"))
     status, out, err = cli(*words)
     assert (status, out) == (2, "")
     assert err.startswith("bdray: ")

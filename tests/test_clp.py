@@ -100,11 +100,11 @@ def test_which_norms_it_looks_at() -> None:
 
 
 def test_a_model_without_such_a_pair_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    Clp().check_model(TASK, splits(3))
+    Clp().check(TASK, TASK.outline(splits(3)), splits(3))
     prunable.cache_clear()
     monkeypatch.setattr(type(TASK), "build", lambda *_: nn.Sequential(nn.Conv2d(3, 2, 1)))
     with pytest.raises(Incompatible, match="finds no BatchNorm after a convolution in the model 'resnet18'"):
-        Clp().check_model(TASK, splits(3))
+        Clp().check(TASK, TASK.outline(splits(3)), splits(3))
     prunable.cache_clear()
 
 

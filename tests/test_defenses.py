@@ -7,13 +7,18 @@ import pytest
 import torch
 from torch import nn
 
+from bdray.bench import Bench, load
 from bdray.defenses import Defense, Evidence
-from bdray.experiment import Backdoored, Experiment, backdoor, collect, load, run, truth_of
+from bdray.evidence import collect
+from bdray.experiment import Experiment
+from bdray.judge.truth import truth_of
+from bdray.run import run
 from bdray.samples import Outline
 from bdray.seeds import rng
 from bdray.spec import BadInput
 from bdray.store.store import Store
 from bdray.training import silent
+from bdray.victim import Backdoored, backdoor
 from tests.tiny import quick, tiny
 
 NAMES = Defense.names()
@@ -22,6 +27,11 @@ NAMES = Defense.names()
 @pytest.fixture(scope="module")
 def victim(tmp_path_factory: pytest.TempPathFactory) -> Backdoored:
     return backdoor(tiny(), Store(str(tmp_path_factory.mktemp("store"))), Path())
+
+
+def bench(experiment: Experiment) -> Bench:
+    """Whose store is not looked into."""
+    return Bench(experiment, Store("nowhere"), Path())
 
 
 def defend(experiment: Experiment, evidence: Evidence) -> tuple[nn.Module, torch.Tensor | None]:
@@ -35,7 +45,7 @@ def test_contract(name: str, victim: Backdoored) -> None:
     experiment = tiny(defense=quick(name))
     splits = load(experiment.task.data, Path())
     before = copy.deepcopy(victim.model.state_dict())
-    evidence, mine = collect(experiment, victim, splits)
+    evidence, mine = collect(bench(experiment), victim)
     needs = experiment.defense.needs
     assert needs <= {"model", "train", "clean", "truth"}
     assert (evidence.model is None) == ("model" not in needs)
@@ -50,7 +60,7 @@ def test_contract(name: str, victim: Backdoored) -> None:
     assert all(torch.equal(v, before[k]) for k, v in victim.model.state_dict().items())
     assert not model.training
     assert all(p.requires_grad for p in model.parameters())
-    again, flagged_again = defend(experiment, collect(experiment, victim, splits)[0])
+    again, flagged_again = defend(experiment, collect(bench(experiment), victim)[0])
     assert all(torch.equal(v, state[k]) for k, v in again.state_dict().items())
     if flagged is not None:
         assert flagged.dtype == torch.bool
@@ -66,7 +76,7 @@ def test_filters_frame_the_truth(victim: Backdoored) -> None:
     for name in ("perfect_filter", "random_filter"):
         experiment = tiny(defense=name)
         splits = load(experiment.task.data, Path())
-        evidence, _ = collect(experiment, victim, splits)
+        evidence, _ = collect(bench(experiment), victim)
         defended = experiment.defense.defend(evidence, experiment.task, rng(3), silent)
         assert defended.flagged is not None
         assert int(defended.flagged.sum()) == len(victim.poison.poisoned)
@@ -79,7 +89,7 @@ def test_filters_frame_the_truth(victim: Backdoored) -> None:
 def test_the_training_set_is_the_victims(victim: Backdoored) -> None:
     experiment = tiny(defense="perfect_filter")
     splits = load(experiment.task.data, Path())
-    evidence, _ = collect(experiment, victim, splits)
+    evidence, _ = collect(bench(experiment), victim)
     assert evidence.train is not None
     assert evidence.truth is not None
     changed = (evidence.train.inputs != splits.train.inputs).flatten(1).any(1)
@@ -117,8 +127,7 @@ def test_fine_pruning_cuts_the_sleeping_channels(victim: Backdoored) -> None:
     from bdray.defenses.fine_pruning import mean_inputs
 
     experiment = tiny(defense=quick("fine_pruning", max_drop=1.0, epochs=1))
-    splits = load(experiment.task.data, Path())
-    evidence, _ = collect(experiment, victim, splits)
+    evidence, _ = collect(bench(experiment), victim)
     assert evidence.clean is not None
     order = mean_inputs(victim.model, victim.model.net.fc, evidence.clean, experiment.task).argsort()
     model, _ = defend(experiment, evidence)
@@ -126,7 +135,7 @@ def test_fine_pruning_cuts_the_sleeping_channels(victim: Backdoored) -> None:
     assert int(cut.sum()) == round(0.99 * len(order))
     assert cut[order[: int(cut.sum())]].all()
     strict = tiny(defense=quick("fine_pruning", max_drop=0.0, epochs=0))
-    model, _ = defend(strict, collect(strict, victim, splits)[0])
+    model, _ = defend(strict, collect(bench(strict), victim)[0])
     task = experiment.task
     before = task.score(task.predict(victim.model, evidence.clean), evidence.clean.targets)
     assert task.score(task.predict(model, evidence.clean), evidence.clean.targets) >= before
@@ -138,7 +147,7 @@ def test_fine_pruning_looks_at_the_samples_as_they_are(victim: Backdoored, monke
     monkeypatch.setattr(type(tiny().task), "augment", lambda _, samples, rng: augmented.append(len(samples)) or samples)
     for epochs in (0, 2):
         experiment = tiny(defense=quick("fine_pruning", epochs=epochs))
-        evidence, mine = collect(experiment, victim, load(experiment.task.data, Path()))
+        evidence, mine = collect(bench(experiment), victim)
         defend(experiment, evidence)
         assert sum(augmented) == epochs * len(mine)
 

@@ -13,7 +13,7 @@ import torch
 
 from bdray.spec import BadInput
 from bdray.store.claims import Claims
-from bdray.store.row import CURVES
+from bdray.store.curve import CURVES
 from bdray.store.store import Store
 from tests.test_store import files, finals, keyed, make_row, named
 

@@ -16,17 +16,21 @@ import torch
 from torch import nn
 
 from bdray.attacks import Attack
+from bdray.bench import Bench, forget, load
 from bdray.data import Data
 from bdray.defenses import Defense
-from bdray.experiment import Experiment, backdoor, check_data, collect, evaluate, load, run, unfinished_row
-from bdray.judge import held
+from bdray.evidence import collect
+from bdray.experiment import Experiment
 from bdray.judge.held import NotMeasured
+from bdray.judge.scores import evaluate
 from bdray.proxies import Proxy
 from bdray.report.objective import Objective
+from bdray.run import run, unfinished_row
 from bdray.spec import BadInput, Config, Incompatible
 from bdray.store.refusal import Refused
 from bdray.store.row import Row, of_record, to_table
 from bdray.store.store import DamagedFile, Store
+from bdray.victim import backdoor
 from tests.test_proxies import proxy_of
 from tests.tiny import quick, tiny, tiny_config
 
@@ -72,8 +76,8 @@ def test_every_attack_gives_a_whole_row(attack: str, store: Store) -> None:
 def test_an_attack_that_does_nothing_trains_nothing(
     attack: Config, told: str, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also where nobody has called `check_data`, as in a worker."""
-    monkeypatch.setattr("bdray.experiment.fit", lambda *_, **__: pytest.fail("it trained"))
+    """Also where nobody has called `Bench.check`, as in a worker."""
+    monkeypatch.setattr("bdray.victim.fit", lambda *_, **__: pytest.fail("it trained"))
     with pytest.raises(BadInput, match=told):
         run(tiny(attack=attack), store, Path())
 
@@ -106,7 +110,7 @@ def test_asr_never_counts_the_target_class_and_triggers_the_rest(store: Store) -
 
 def test_the_same_again_is_not_run_again(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     first = run(tiny(), store, Path())
-    monkeypatch.setattr("bdray.experiment._run", lambda *_: pytest.fail("it ran again"))
+    monkeypatch.setattr("bdray.run._run", lambda *_: pytest.fail("it ran again"))
     second = run(tiny(), store, Path())
     assert scores(second) == scores(first)
     assert second.time == first.time
@@ -121,7 +125,7 @@ def test_another_store_gives_the_same_numbers(store: Store, tmp_path: Path) -> N
 
 def test_one_victim_serves_every_defense(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     run(tiny(), store, Path())
-    monkeypatch.setattr("bdray.experiment.fit", lambda *_, **__: pytest.fail("the victim was trained again"))
+    monkeypatch.setattr("bdray.victim.fit", lambda *_, **__: pytest.fail("the victim was trained again"))
     row = run(tiny(defense=quick("nft", shots=1)), store, Path())
     assert row.victim == tiny().victim_key()
     assert row.clean_held == 4
@@ -191,14 +195,14 @@ def test_incompatible_pairs_are_skipped_with_the_reason(store: Store, monkeypatc
         ({"name": "nft", "site": "rows", "shots": 1}, "bn=eval"),
     ],
 )
-def test_a_defense_that_cannot_work_on_the_model_is_told_before_training(defense: dict, told: str) -> None:
+def test_a_defense_that_cannot_work_on_the_model_is_told_before_training(defense: dict, told: str, store: Store) -> None:
     with pytest.raises(Incompatible, match=told):
-        check_data(tiny(defense=defense), Path())
+        Bench(tiny(defense=defense), store, Path()).check()
 
 
 def test_a_failed_repetition_does_not_undo_a_row(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     done = run(tiny(), store, Path())
-    monkeypatch.setattr("bdray.experiment._run", lambda *_: 1 / 0)
+    monkeypatch.setattr("bdray.run._run", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         run(tiny(), store, Path(), again=True)
     stored = store.row(tiny().key())
@@ -260,20 +264,20 @@ def test_the_embedded_default_is_narrow_digits_and_a_named_model_has_its_publish
 
 
 def test_bad_data_is_told_before_anything_is_trained(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bdray.experiment.fit", lambda *_, **__: pytest.fail("it trained"))
+    monkeypatch.setattr("bdray.victim.fit", lambda *_, **__: pytest.fail("it trained"))
     with pytest.raises(BadInput, match="cifar10"):
-        check_data(tiny(task={"data": "cifar10"}), tmp_path)
+        Bench(tiny(task={"data": "cifar10"}), store, tmp_path).check()
     with pytest.raises(BadInput, match="largest possible rate"):
-        check_data(tiny(attack={"name": "sig", "rate": 0.9}), tmp_path)
+        Bench(tiny(attack={"name": "sig", "rate": 0.9}), store, tmp_path).check()
     with pytest.raises(BadInput, match="shots"):
-        check_data(tiny(defense={"name": "nft", "shots": 50}), tmp_path)
+        Bench(tiny(defense={"name": "nft", "shots": 50}), store, tmp_path).check()
 
 
 KILLED = """
 import sys, torch
 from pathlib import Path
 torch.set_num_threads(1)
-from bdray.experiment import backdoor
+from bdray.victim import backdoor
 from bdray.store.store import Store
 from tests.tiny import tiny
 experiment = tiny(training={"epochs": 40, "batch": 32})
@@ -371,9 +375,9 @@ class TestProxies:
         row = run(tiny(defense=quick("nft")), store, Path())
         assert row.held_utility_before != row.held_utility_after
         experiment = tiny(defense=quick("nft"))
-        splits = load(experiment.task.data, Path())
-        victim = backdoor(experiment, store, Path())
-        _, mine = collect(experiment, victim, splits)
+        bench = Bench(experiment, store, Path())
+        splits, victim = bench.splits, backdoor(*bench)
+        _, mine = collect(bench, victim)
         rest = [i for i in range(len(splits.held)) if i not in mine.tolist()]
         part = splits.held.take(torch.tensor(rest))
         right = (experiment.task.predict(victim.model, part) == part.targets).double().mean()
@@ -393,7 +397,7 @@ class TestProxies:
         assert scores(again) == scores(first)
         repeated = run(tiny(), store, Path(), again=True)
         assert repeated.proxies == again.proxies
-        monkeypatch.setattr("bdray.experiment._run", lambda *_: pytest.fail("it ran again"))
+        monkeypatch.setattr("bdray.run._run", lambda *_: pytest.fail("it ran again"))
         assert run(tiny(), store, Path(), proxies=["lipschitz"]).time == repeated.time
         assert run(tiny(), store, Path()).time == repeated.time
 
@@ -428,7 +432,7 @@ class TestProxies:
         def fail(*_: Any) -> None:
             raise error
 
-        held._KEPT.clear()
+        forget()
         monkeypatch.setattr(Proxy.member("shared_adversarial"), where, fail)
         with pytest.warns(NotMeasured, match=f"'shared_adversarial' is left empty: {type(error).__name__}: {error}"):
             row = run(tiny(), store, Path(), proxies=["shared_adversarial", "lipschitz"])
@@ -453,11 +457,11 @@ class TestProxies:
         experiment = tiny(defense={"name": "nft", "site": "layernorm", "shots": 1})
         first = run(experiment, store, Path(), proxies=["lipschitz"])
         assert first.status == "skipped"
-        monkeypatch.setattr("bdray.experiment._run", lambda *_: pytest.fail("it ran again"))
+        monkeypatch.setattr("bdray.run._run", lambda *_: pytest.fail("it ran again"))
         assert run(experiment, store, Path(), proxies=["lipschitz"]).time == first.time
 
     def test_an_unknown_proxy_is_told_before_anything(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("bdray.experiment.fit", lambda *_, **__: pytest.fail("it trained"))
+        monkeypatch.setattr("bdray.victim.fit", lambda *_, **__: pytest.fail("it trained"))
         with pytest.raises(BadInput, match="no proxy named 'lipshitz'; did you mean 'lipschitz'"):
             run(tiny(), store, Path(), proxies=["lipshitz"])
 

@@ -14,10 +14,12 @@ import pytest
 from PIL import Image
 
 from bdray.__main__ import main
-from bdray.experiment import Experiment, run
+from bdray.experiment import Experiment
 from bdray.report.figures.figures import AT_MOST, KINDS, Figure, auroc, figure
+from bdray.run import run
 from bdray.spec import BadInput
-from bdray.store.row import CURVES, Row
+from bdray.store.curve import CURVES
+from bdray.store.row import Row
 from bdray.store.store import Store
 from tests.test_table import make_row
 from tests.tiny import quick, tiny

@@ -10,21 +10,23 @@ import torch
 from torch import Tensor, nn
 
 from bdray.__main__ import main
+from bdray.bench import load
 from bdray.defenses import Defended, Evidence
 from bdray.defenses._isolation import losses
 from bdray.defenses._partition import Perturbation, divergences
 from bdray.defenses.clp import Clp
 from bdray.defenses.dbr import Dbr
 from bdray.defenses.none import NoDefense
-from bdray.experiment import backdoor, load, run
 from bdray.layers.finite import check_answers, check_finite, is_finite
 from bdray.proxies import Proxy
 from bdray.report import best
 from bdray.report.objective import Objective
+from bdray.run import run
 from bdray.seeds import rng
 from bdray.spec import BadInput
 from bdray.store.store import Store
 from bdray.training import Training, fit, silent
+from bdray.victim import backdoor
 from tests.test_training import Kept
 from tests.tiny import tiny
 

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from bdray.experiment import Experiment, backdoor, run
+from bdray.experiment import Experiment
+from bdray.run import run
 from bdray.spec import Config
 from bdray.store.row import of_record
 from bdray.store.store import Store
+from bdray.victim import backdoor
 
 SCORES = ("utility_after", "asr_after", "recovery_after", "target_utility_after", "held_utility_after")
 KEYS = {"591e7d348f422b53", "cc89d486025b6ae8", "8f376d12d9ddbb36", "72ea11861556f641"}
@@ -33,7 +35,7 @@ def test_its_rows_are_read_and_have_the_keys_of_now(first: Store) -> None:
 
 @pytest.mark.parametrize("key", sorted(KEYS))
 def test_the_same_again_is_the_stored_row(first: Store, key: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bdray.experiment._run", lambda *_: pytest.fail("it ran again"))
+    monkeypatch.setattr("bdray.run._run", lambda *_: pytest.fail("it ran again"))
     stored = first.row(key)
     assert stored is not None
     assert run(Experiment.of(json.loads(stored["spec"])), first, Path()) == of_record(stored)
@@ -42,7 +44,7 @@ def test_the_same_again_is_the_stored_row(first: Store, key: str, monkeypatch: p
 @pytest.mark.parametrize("key", sorted(KEYS))
 def test_repeated_it_gives_the_same_numbers(first: Store, key: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """From its stored victims, which are not trained again."""
-    monkeypatch.setattr("bdray.experiment.fit", lambda *_, **__: pytest.fail("a victim was trained"))
+    monkeypatch.setattr("bdray.victim.fit", lambda *_, **__: pytest.fail("a victim was trained"))
     stored = first.row(key)
     assert stored is not None
     with warnings.catch_warnings():

@@ -21,14 +21,15 @@ import torch
 from safetensors.torch import load, save
 
 from bdray.__main__ import main
-from bdray.experiment import run
 from bdray.launch.work import Work
+from bdray.run import run
 from bdray.spec import BadInput
 from bdray.store import trials as trial_files
 from bdray.store.claims import LEASE, Claims
+from bdray.store.curve import CURVES
 from bdray.store.keeping import check
 from bdray.store.refusal import refusal, shown, without_secrets
-from bdray.store.row import CURVES, SCHEMA, to_table
+from bdray.store.row import SCHEMA, to_table
 from bdray.store.seal import MARK, ROWS, note_of
 from bdray.store.store import DamagedFile, Store
 from bdray.store.trials import Trial, put_trial

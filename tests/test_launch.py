@@ -12,13 +12,14 @@ from ray import tune
 from ray.exceptions import NodeDiedError, WorkerCrashedError
 
 from bdray.defenses.nft import Nft
-from bdray.experiment import Experiment, run
+from bdray.experiment import Experiment
 from bdray.launch import Sweep, launch, plan, read_sweep
 from bdray.launch.cells import WAIT, Listener
 from bdray.launch.ends import End
 from bdray.launch.expand import expand
 from bdray.launch.settings import cells_of, check_search, drawn
 from bdray.launch.victims import Queue
+from bdray.run import run
 from bdray.spec import BadInput, Incompatible
 from bdray.store.store import DamagedFile, Store
 from tests.tiny import quick, tiny_config

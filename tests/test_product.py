@@ -9,16 +9,20 @@ from typing import Any
 import pytest
 import torch
 
+from bdray.bench import Bench, load
 from bdray.defenses import Defended, Defense, Evidence
 from bdray.defenses._isolation import losses
 from bdray.defenses._stages import Stages
-from bdray.experiment import Backdoored, Experiment, backdoor, collect, load, run
+from bdray.evidence import collect
+from bdray.experiment import Experiment
+from bdray.run import run
 from bdray.samples import Outline
 from bdray.seeds import rng
 from bdray.spec import Config
 from bdray.store.store import Store
 from bdray.task import Task
 from bdray.training import silent
+from bdray.victim import Backdoored, backdoor
 from tests.tiny import QUICK
 
 SMALL: dict[str, tuple[Config, Config]] = {
@@ -74,7 +78,7 @@ def victim(task: str) -> tuple[Store, Path, Backdoored]:
 @pytest.mark.parametrize("task", Task.names())  # one after the other: a process keeps the data of two
 def test_every_defense_on_every_task(name: str, task: str, monkeypatch: pytest.MonkeyPatch) -> None:
     store, root, before = victim(task)
-    monkeypatch.setattr("bdray.experiment.fit", lambda *_, **__: pytest.fail("a victim is trained again"))
+    monkeypatch.setattr("bdray.victim.fit", lambda *_, **__: pytest.fail("a victim is trained again"))
     experiment, made = small(task, name), []
     defend = Defense.member(name).defend
 
@@ -128,7 +132,7 @@ def test_nft_with_nothing_else_finds_its_layers(task: str) -> None:
     """Each task suits it to its own model."""
     data, _ = SMALL[task]
     experiment = Experiment.of({"task": {"name": task, "data": data}, "defense": "nft"})
-    experiment.defense.check_model(experiment.task, load(experiment.task.data, Path(_FOLDER.name)))
+    Bench(experiment, Store(_FOLDER.name), Path(_FOLDER.name)).check()
 
 
 @pytest.mark.parametrize("task", Task.names())
@@ -169,10 +173,10 @@ def test_an_image_without_objects_is_never_isolated(monkeypatch: pytest.MonkeyPa
 
 def test_fine_pruning_cuts_no_embeddings(monkeypatch: pytest.MonkeyPatch) -> None:
     """A translator's last layer shares its weight with the embeddings: the one before it is pruned."""
-    _, root, before = victim("translation")
+    store, root, before = victim("translation")
     monkeypatch.setattr(type(small("translation", "none").task), "score", lambda *_: 1.0)
     experiment = small("translation", "fine_pruning", epochs=0)
-    evidence, _ = collect(experiment, before, load(experiment.task.data, root))
+    evidence, _ = collect(Bench(experiment, store, root), before)
     model = experiment.defense.defend(evidence, experiment.task, rng(0), silent).model
     changed = {name for name, value in before.model.state_dict().items() if not torch.equal(value, model.state_dict()[name])}
     assert changed == {"marian.model.decoder.layers.0.fc2.weight"}

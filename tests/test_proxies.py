@@ -12,8 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bdray.experiment import backdoor, load, run
-from bdray.judge import held
+from bdray.bench import AT_MOST, forget, kept, load
 from bdray.layers.channels import lipschitz, pairs
 from bdray.proxies import Misfit, Proxy
 from bdray.proxies._images import follow, pixels, suspects
@@ -21,11 +20,13 @@ from bdray.proxies.inverted_trigger import InvertedTrigger
 from bdray.proxies.lipschitz import Lipschitz
 from bdray.proxies.shared_adversarial import SharedAdversarial
 from bdray.proxies.universal_perturbation import UniversalPerturbation
+from bdray.run import run
 from bdray.samples import Samples
 from bdray.seeds import rng
 from bdray.spec import BadInput, Config
 from bdray.store.store import Store
 from bdray.task import Task
+from bdray.victim import backdoor
 from tests.tiny import quick, tiny
 
 QUICK: dict[str, Config] = {
@@ -382,7 +383,7 @@ class TestContract:
 class TestOnceAVictim:
     @pytest.fixture(autouse=True)
     def _forget(self) -> None:
-        held._KEPT.clear()
+        forget()
 
     @pytest.fixture
     def made(self, monkeypatch: pytest.MonkeyPatch) -> list[str]:
@@ -404,7 +405,7 @@ class TestOnceAVictim:
         assert len(made) == len(VICTIMS)
         run(tiny(defense=quick("nft")), store, Path(), proxies=asked)
         assert len(made) == len(VICTIMS)
-        held._KEPT.clear()  # as a new process
+        forget()  # as a new process
         again = run(tiny(), store, Path(), proxies=asked, again=True)
         assert len(made) == len(VICTIMS)
         assert again.proxies == first.proxies
@@ -421,7 +422,7 @@ class TestOnceAVictim:
         assert len(parts) == 2
         for path in parts:
             path.write_bytes(path.read_bytes()[:50])
-        held._KEPT.clear()
+        forget()
         with pytest.warns(UserWarning, match="shared_adversarial"):
             run(tiny(), store, Path(), proxies=[{"name": "shared_adversarial", "steps": 3}], again=True)
         assert len(made) == 5
@@ -443,9 +444,9 @@ class TestOnceAVictim:
     def test_only_so_much_is_kept(self) -> None:
         made: list[int] = []
         for _ in range(3):
-            held._once(("same",), lambda: made.append(1))
+            kept("held", ("same",), lambda: made.append(1))
         assert made == [1]
-        for number in range(held.KEPT + 5):
-            assert held._once((number,), lambda: True)
-        assert len(held._KEPT) == held.KEPT
-        assert (0,) not in held._KEPT
+        for number in range(AT_MOST["held"] + 1):
+            assert kept("held", (number,), lambda: True)
+        assert kept("held", (1,), lambda: False)
+        assert not kept("held", (0,), lambda: False)

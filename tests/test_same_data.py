@@ -13,11 +13,12 @@ from PIL import Image
 from ray import tune
 
 from bdray.__main__ import main
-from bdray.experiment import forget, run
+from bdray.bench import read_anew
 from bdray.launch import Sweep, plan
 from bdray.launch.digests import NotCompared
 from bdray.launch.expand import expand
 from bdray.launch.settings import cells_of, drawn, setting_key
+from bdray.run import run
 from bdray.spec import Config
 from bdray.store.refusal import Refused
 from bdray.store.row import Row, to_table
@@ -41,7 +42,7 @@ def pets(tmp_path: Path) -> Callable[[int], Path]:
             folder.mkdir(parents=True)
             for i in range(20):
                 Image.new("RGB", (16, 16), (100 * number + i, i, shade)).save(folder / f"{i:02}.png")
-        forget()
+        read_anew()
         return tmp_path / "data"
 
     return write

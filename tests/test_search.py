@@ -19,7 +19,6 @@ from ray.tune.schedulers import AsyncHyperBandScheduler
 from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
-from bdray.experiment import backdoor
 from bdray.launch import Sweep, launch, plan, read_sweep
 from bdray.launch.search import Past, _Honest, past, unplanted
 from bdray.launch.settings import cells_of, check_search, domains, drawn, members, setting_key
@@ -29,6 +28,7 @@ from bdray.report.objective import Objective, front
 from bdray.spec import BadInput
 from bdray.store.store import Store
 from bdray.store.trials import Trial, put_trial, trials
+from bdray.victim import backdoor
 from tests.test_table import make_row
 from tests.tiny import quick, tiny_config
 

@@ -25,7 +25,8 @@ import torch
 from pyarrow import fs
 
 from bdray.spec import BadInput, key_of
-from bdray.store.row import CURVES, SCHEMA, Row, of_record, to_table
+from bdray.store.curve import CURVES
+from bdray.store.row import SCHEMA, Row, of_record, to_table
 from bdray.store.store import DamagedFile, Store
 
 NOON = datetime(2026, 3, 1, 12, 0, 0, 123456, tzinfo=UTC)

@@ -13,8 +13,8 @@ import torch
 
 from bdray.__main__ import main
 from bdray.spec import BadInput
+from bdray.store.curve import CURVES
 from bdray.store.keeping import check, compact, show
-from bdray.store.row import CURVES
 from bdray.store.store import Store
 from bdray.store.trials import Trial, put_trial
 from tests.test_store import files, finals, make_row

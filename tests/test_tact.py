@@ -7,10 +7,12 @@ import torch
 
 from bdray.attacks import Attack
 from bdray.attacks.tact import TaCT
-from bdray.experiment import Experiment, evaluate, run
+from bdray.experiment import Experiment
+from bdray.judge.scores import evaluate
 from bdray.launch import Sweep
 from bdray.launch.expand import expand
 from bdray.overrides import experiment_config
+from bdray.run import run
 from bdray.samples import Samples
 from bdray.seeds import rng
 from bdray.spec import BadInput, Config

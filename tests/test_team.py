@@ -12,12 +12,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from bdray.experiment import backdoor
 from bdray.samples import Samples
 from bdray.spec import BadInput
 from bdray.store.store import Store
 from bdray.task import Task
 from bdray.training import ALONE, Team, Training, fit
+from bdray.victim import backdoor
 from tests.tiny import tiny, tiny_config
 
 TASK = Task.of({"name": "image", "data": {"name": "miniature", "held": 0.0}})

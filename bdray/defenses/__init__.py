@@ -87,15 +87,13 @@ class Defense(Spec):
         """Purify or retrain. May change `evidence.model` in place: it is a private copy."""
         raise NotImplementedError
 
-    def check(self, splits: Splits) -> None:
-        """Raise BadInput, before anything is trained, for too few clean samples."""
+    def check(self, task: Task, outline: Outline, splits: Splits) -> None:
+        """Raise, before anything is trained, BadInput for too few samples of a kind, and Incompatible for a model that this
+        defense cannot work on."""
         if "clean" in self.needs:
             self.draw(splits.held, len(splits.train), len(splits.classes), torch.Generator().manual_seed(0))
-
-    def check_model(self, task: Task, splits: Splits) -> None:
-        """Raise Incompatible, before anything is trained, for a model that this defense cannot work on."""
         if type(self).fits is not Defense.fits:
-            self.fits(_fresh(task, task.outline(splits)), task)
+            self.fits(_fresh(task, outline), task)
 
     def fits(self, model: nn.Module, task: Task) -> None:
         """Raise Incompatible for a model that this defense cannot work on; must not change it."""

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from bdray.defenses import Defended, Defense, Evidence
 from bdray.defenses._isolation import losses, lowest
 from bdray.defenses._stages import Stages, portion
-from bdray.samples import Splits
+from bdray.samples import Outline, Splits
 from bdray.spec import Amount, BatchSize, Count, NonNegative, Positive, Share
 from bdray.task import Batch, Task
 from bdray.training import Report, Training
@@ -48,8 +48,8 @@ class Abl(Defense):
     """Nesterov's."""
     weight_decay: NonNegative = 1e-4
 
-    def check(self, splits: Splits) -> None:
-        super().check(splits)
+    def check(self, task: Task, outline: Outline, splits: Splits) -> None:
+        super().check(task, outline, splits)
         portion("abl.isolation", self.isolation, len(splits.train), cut=True)
 
     def defend(self, evidence: Evidence, task: Task, rng: torch.Generator, report: Report) -> Defended:

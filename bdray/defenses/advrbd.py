@@ -30,7 +30,7 @@ from bdray.defenses._isolation import losses, two_groups
 from bdray.defenses._partition import Perturbation, divergences
 from bdray.defenses._stages import Stages
 from bdray.layers.finite import check_finite
-from bdray.samples import Samples, Splits
+from bdray.samples import Outline, Samples, Splits
 from bdray.spec import BadInput, BatchSize, Config, Count, Later, NonNegative, Positive, Share
 from bdray.task import Task
 from bdray.training import Report, Training, device, parts
@@ -115,8 +115,8 @@ class AdvrBD(Defense):
             )
         return self
 
-    def check(self, splits: Splits) -> None:
-        super().check(splits)
+    def check(self, task: Task, outline: Outline, splits: Splits) -> None:
+        super().check(task, outline, splits)
         each, count = sum(self.sizes(splits.train.targets)), len(splits.train)
         if each > count - 2:
             raise BadInput(

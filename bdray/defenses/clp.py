@@ -33,8 +33,9 @@ class Clp(Defense):
     """Standard deviations above its layer's mean from which a channel is pruned. Of n channels none can be more than
     (n - 1) / sqrt(n) above, so that narrow layers need a lower one: 3 spares every layer of fewer than 11 channels."""
 
-    def check_model(self, task: Task, splits: Splits) -> None:
-        if not prunable(task, task.outline(splits)):
+    def check(self, task: Task, outline: Outline, splits: Splits) -> None:
+        super().check(task, outline, splits)
+        if not prunable(task, outline):
             raise Incompatible(
                 f"the defense 'clp' finds no BatchNorm after a convolution in the model {task.model.name!r}; choose another"
             )

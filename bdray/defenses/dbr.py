@@ -64,8 +64,8 @@ class Dbr(Defense):
             )
         return self
 
-    def check(self, splits: Splits) -> None:
-        super().check(splits)
+    def check(self, task: Task, outline: Outline, splits: Splits) -> None:
+        super().check(task, outline, splits)
         self.counts(len(splits.train))
 
     def fits(self, model: nn.Module, task: Task) -> None:

@@ -3,13 +3,13 @@
 import json
 import math
 import warnings
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from bdray.bench import kept
 from bdray.judge.validity import doubted
 from bdray.proxies import Prepared, Proxy
 from bdray.samples import Samples, Splits
@@ -61,7 +61,7 @@ class Held(NamedTuple):
     def utility_before(self, before: nn.Module) -> "Utility":
         """The victim's, measured once a process for the same samples."""
         key = ("utility", self.store.uri, self.victim, self.given.numpy().tobytes())
-        found: Utility = _once(key, lambda: self.utility(before))
+        found: Utility = kept("held", key, lambda: self.utility(before))
         return found
 
     def proxies(self, wanted: Sequence[Proxy], before: nn.Module, after: nn.Module) -> str:
@@ -91,7 +91,7 @@ class Held(NamedTuple):
         prepared: Prepared = {}
         if "victim" in proxy.needs:
             key = ("prepared", self.store.uri, self.victim, proxy.key())
-            prepared = _once(key, lambda: self._prepared(proxy, before, clean))
+            prepared = kept("held", key, lambda: self._prepared(proxy, before, clean))
         return proxy.measure(after.eval(), prepared, clean, fresh, self.task)
 
     def _prepared(self, proxy: Proxy, before: nn.Module, clean: Samples) -> Prepared:
@@ -126,18 +126,3 @@ def deepest_fall(before: Utility, after: Utility) -> Fall:
     of a few samples a fall counts less (see `doubted`)."""
     falls = [Fall(was, after.classes[label][0], tests) for label, (was, tests) in before.classes.items()]
     return max(falls, key=lambda fall: doubted(fall.before - fall.after, fall.tests), default=Fall())
-
-
-_KEPT: OrderedDict[tuple[object, ...], Any] = OrderedDict()
-KEPT = 64
-"""Values that a process keeps: of a panel of victims times a few proxies, a few MB each."""
-
-
-def _once(key: tuple[object, ...], make: Callable[[], Any]) -> Any:
-    """The value of a key, made where it is not kept; the one longest unused goes."""
-    if key not in _KEPT:
-        _KEPT[key] = make()
-    _KEPT.move_to_end(key)
-    while len(_KEPT) > KEPT:
-        _KEPT.popitem(last=False)
-    return _KEPT[key]

@@ -1,5 +1,5 @@
-"""Truth: what a defense makes of the training samples, judged against what the attack did to them. No defense sees any of
-it."""
+"""Truth: what a defense makes of the training samples, judged against what the attack did to them, which no defense sees; and
+agreement, which a defender could measure, too: by the labels of the samples that he kept and of those that he flagged."""
 
 import time
 from collections.abc import Callable
@@ -9,7 +9,12 @@ import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
+from bdray.attacks import Poison
+from bdray.defenses import Defended
+from bdray.experiment import Experiment
+from bdray.samples import Samples, Splits, put
 from bdray.store.row import Scores
+from bdray.task import Task
 
 
 class Rates(NamedTuple):
@@ -67,6 +72,15 @@ class Truth(NamedTuple):
         return table
 
 
+def truth_of(experiment: Experiment, harm: Poison, splits: Splits) -> Truth:
+    """What the attack did to each training sample."""
+    poisoned, covered = torch.zeros(2, len(splits.train), dtype=torch.bool)
+    poisoned[harm.poisoned] = True
+    covered[harm.cover] = True
+    seen = splits.train.having(targets=put(splits.train.targets, harm.poisoned, harm.planted.targets))
+    return Truth(poisoned, covered, seen.labels, experiment.attack.already(seen))
+
+
 class Look:
     """A `Show`: puts what a defense shows of its work on the way into a curve of the truth, and counts the seconds it took."""
 
@@ -86,3 +100,33 @@ class Look:
             counts = {"clean_precision": clean, "clean_recall": ~self.truth.poisoned}
             self.tell(step, **{name: float(right.sum() / of.sum()) for name, of in counts.items()})
         self.seconds += time.perf_counter() - started
+
+
+class Agreement(NamedTuple):
+    """Shares, 0 to 1; NaN where the defense never flags anything."""
+
+    kept: float = float("nan")
+    """Worst class: the share of its samples that were kept and are predicted as labelled. It is 0 for a filter
+    that takes a whole class for poison, and for a model that lost one."""
+    flagged: float = float("nan")
+    """Flagged samples that the model predicts as labelled / flagged samples, both counted with one sample more for every
+    hundred of the training set: a few flags prove nothing, and none at all leave 1. A backdoored model agrees with the labels
+    of poison, a purified one contradicts them."""
+
+
+def agreement(task: Task, defended: Defended, train: Samples | None) -> Agreement:
+    """Of a defense with the training set as the defender got it, in eval mode, without augmentation."""
+    if defended.flagged is None or train is None:
+        return Agreement()
+    return compare(task.correct(task.predict(defended.model, train), train.targets), train.labels, defended.flagged)
+
+
+def compare(right: Tensor, labels: Tensor | None, flagged: Tensor) -> Agreement:
+    """Of which samples are predicted as labelled, bool [N], their labels, int64 [N], or one group where there are none, and
+    flags, bool [N]."""
+    right, flagged = right.cpu(), flagged.cpu()
+    labels = torch.zeros(len(right), dtype=torch.int64) if labels is None else labels.cpu()
+    shares = [(right & ~flagged)[labels == label].double().mean() for label in labels.unique()]
+    doubt = len(labels) / 100
+    agreed = (float(right[flagged].sum()) + doubt) / (int(flagged.sum()) + doubt)
+    return Agreement(kept=float(min(shares)), flagged=agreed)

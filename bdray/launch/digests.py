@@ -3,7 +3,7 @@
 import warnings
 from pathlib import Path
 
-from bdray.experiment import check_same
+from bdray.bench import check_same
 from bdray.launch.expand import PARTS, Cell
 from bdray.spec import BadInput
 from bdray.store.refusal import Refused

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import json
 import os
 import random
 import tempfile
@@ -14,8 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bdray.bench import load, outline, read_anew
 from bdray.defenses import Defense
-from bdray.experiment import Experiment, forget, load, unfinished_row
+from bdray.experiment import Experiment
 from bdray.launch.cells import run_cells
 from bdray.launch.connect import Resources, connected
 from bdray.launch.digests import Digests
@@ -27,9 +27,10 @@ from bdray.launch.victims import train_victims
 from bdray.launch.watch.watch import Watch
 from bdray.launch.work import SHOWN, Work
 from bdray.proxies import Misfit, Proxy
+from bdray.run import unfinished_row
 from bdray.spec import BadInput, Incompatible
 from bdray.store.claims import Claims
-from bdray.store.row import of_record
+from bdray.store.row import measured, of_record
 from bdray.store.store import Store
 
 WAIT_SECONDS = 1.0
@@ -94,7 +95,7 @@ class Plan:
 def plan(sweep: Sweep, store: Store, root: Path, retry_failed: bool = False) -> Plan:
     """Compare a sweep with the store. Raises BadInput, before anything is launched, for a cell that can never run, and where
     what is done was made from other data than `root` holds now."""
-    forget()
+    read_anew()
     found = Plan(sweep)
     if sweep.searches:
         _plan_search(found, store, root, retry_failed)
@@ -106,10 +107,11 @@ def plan(sweep: Sweep, store: Store, root: Path, retry_failed: bool = False) -> 
 def _plan_cells(found: Plan, store: Store, root: Path, retry_failed: bool) -> None:
     mine, others, proxies, made_from = _statuses(found.sweep, store)
     checked, digests = _Checked(root), Digests(store, root)
+    wanted = set(found.sweep.proxies)
     for cell in expand(found.sweep):
         status = mine.get(cell.key)
         digests.add(cell, f"the row {cell.key}", made_from.get(cell.key))
-        wanting = status == "done" and not _has(proxies.get(cell.key, ""), found.sweep)
+        wanting = status == "done" and not wanted <= measured(proxies.get(cell.key))
         again = status == "lost" or (retry_failed and status == "failed")
         if status is not None and not wanting and not again:
             (found.failed if status == "failed" else found.done).append(cell.key)
@@ -143,11 +145,6 @@ def _statuses(sweep: Sweep, store: Store) -> tuple[dict[str, str], ...]:
     return mine, others, proxies, made_from
 
 
-def _has(proxies: str | None, sweep: Sweep) -> bool:
-    wanted = sweep.aim.proxies if sweep.searches else ()
-    return set(wanted) <= set(json.loads(proxies or "{}"))
-
-
 def _add_victims(found: Plan, cells: list[Cell], store: Store) -> None:
     looked: set[str] = set()
     for cell in cells:
@@ -169,7 +166,7 @@ def _plan_search(found: Plan, store: Store, root: Path, retry_failed: bool) -> N
         checked = _Checked(root)
         cells = cells_of(sweep, drawn(sweep, 0))
         for cell in cells:
-            if reason := checked.reason(cell) or checked.misfit(cell, sweep.aim.proxies):
+            if reason := checked.reason(cell) or checked.misfit(cell, sweep.proxies):
                 raise BadInput(f"the panel of the sweep {sweep.name!r}: {reason}")
         _add_victims(found, cells, store)
     digests, make = Digests(store, root), Cells()
@@ -198,14 +195,13 @@ class _Checked:
 
     def _reason(self, experiment: Experiment) -> str:
         task, attack, defense = experiment.task, experiment.attack, experiment.defense
-        plain = type(defense).check is Defense.check  # which asks for the amount of clean data, and for no other field
+        plain = (type(defense).check, type(defense).fits) == (Defense.check, Defense.fits)  # of the amount of clean data alone
         own = (defense.name, defense.clean, defense.shots) if plain else defense.model_copy(update={"seed": 0})
         try:
             experiment.check()
             splits = load(task.data, self.root)
             self._once((task, attack), lambda: attack.check(splits))
-            self._once((task, own), lambda: defense.check(splits))
-            self._once((id(task), id(defense)), lambda: defense.check_model(task, splits))
+            self._once((task, own), lambda: defense.check(task, outline(task, self.root), splits))
         except Incompatible as reason:
             return str(reason)
         return ""
@@ -258,7 +254,7 @@ def launch(found: Plan, store: Store, root: Path, address: str | None = None) ->
                 records=records,
                 cpus=cpus,
                 gpus=gpus,
-                proxies=sweep.aim.proxies if sweep.searches else (),
+                proxies=sweep.proxies,
                 imports=(sweep.folder,) if sweep.folder else (),
             )
             found.ended = _Driver(found, store, root, work, resources, claims, watch).run()

@@ -123,6 +123,11 @@ class Sweep:
         )
 
     @property
+    def proxies(self) -> tuple[str, ...]:
+        """What every row must have measured."""
+        return self.aim.proxies if self.searches else ()
+
+    @property
     def searches(self) -> bool:
         """Whether settings are drawn one by one and judged on a panel."""
         return self.search != "grid"

@@ -16,7 +16,7 @@ from ray._raylet import PlacementGroupID
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util.placement_group import PlacementGroup
 
-from bdray.experiment import Experiment, backdoor
+from bdray.experiment import Experiment
 from bdray.launch.connect import Resources
 from bdray.launch.ends import End, dead_nodes, first, forget, judged
 from bdray.launch.watch.watch import Watch
@@ -26,6 +26,7 @@ from bdray.spec import BadInput, Config
 from bdray.store.refusal import Refused
 from bdray.store.store import Store
 from bdray.training import Team
+from bdray.victim import backdoor
 
 PATIENCE = 6 * 3600
 """Seconds that the workers of a team wait for each other: one of them may be training a surrogate."""

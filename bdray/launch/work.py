@@ -2,19 +2,20 @@
 
 import contextlib
 import functools
-import json
 import os
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bdray.experiment import Experiment, run
+from bdray.experiment import Experiment
 from bdray.report.board import Board
+from bdray.run import run
 from bdray.spec import BadInput, Config
 from bdray.store.claims import Claims
 from bdray.store.filesystems import open_uri
 from bdray.store.refusal import Refused, shown
+from bdray.store.row import measured
 from bdray.store.store import Store
 
 LIVES = 3
@@ -86,7 +87,7 @@ def run_cell(config: Config, work: Work, again: bool = False) -> dict[str, Any]:
             return {"status": AWAY}
         row = store.row(key, work.sweep)
         over = row is not None and row["status"] != "lost" and not (again and row["status"] == "failed")
-        if row is not None and over and measured(row, work.proxies):
+        if row is not None and over and (row["status"] != "done" or set(work.proxies) <= measured(row["proxies"])):
             return row
         try:
             with Board(store, work.sweep, key) as board:
@@ -106,11 +107,6 @@ def run_cell(config: Config, work: Work, again: bool = False) -> dict[str, Any]:
         with contextlib.suppress(BadInput):
             claims.release("cell", key)
         _free()
-
-
-def measured(row: dict[str, Any], proxies: tuple[str, ...]) -> bool:
-    """Whether a row has all these proxies, or never will."""
-    return row["status"] != "done" or set(proxies) <= set(json.loads(row["proxies"] or "{}"))
 
 
 def _free() -> None:

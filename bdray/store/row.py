@@ -120,11 +120,6 @@ class Row:
 
 _TYPES = {"str": pa.string(), "int": pa.int64(), "float": pa.float64(), "datetime": pa.timestamp("us", tz="UTC")}
 SCHEMA = pa.schema([(f.name, _TYPES[getattr(f.type, "__name__", str(f.type))]) for f in dataclasses.fields(Row)])
-CURVES = pa.schema(
-    [("key", pa.string()), ("of", pa.string()), ("step", pa.int64()), ("metric", pa.string()), ("value", pa.float64())]
-)
-"""One value of one metric at one step; `of` is `victim`, `defense` or `truth` (judged by the platform with what no defender
-has), `key` the victim's or the row's."""
 
 
 def setting_of(identity: Config) -> str:
@@ -148,6 +143,11 @@ def of_record(record: dict[str, Any]) -> Row:
         elif field.default is dataclasses.MISSING:
             values[field.name] = None
     return Row(**values)
+
+
+def measured(proxies: str | None) -> set[str]:
+    """The labels of the proxies that a row has, from the column of them."""
+    return set(json.loads(proxies or "{}"))
 
 
 def spec_of(record: dict[str, Any]) -> Config:

@@ -22,8 +22,9 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from bdray.spec import BadInput
+from bdray.store.curve import CURVES
 from bdray.store.files import DamagedFile, Files, first_line
-from bdray.store.row import CURVES, Row
+from bdray.store.row import Row
 from bdray.store.rows import INDEX, Rows, sweep_of
 from bdray.wording import quoted
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import torch
 
-from bdray.experiment import run
 from bdray.launch.expand import expand, read_sweep
+from bdray.run import run
 from bdray.store.store import Store
 
 if __name__ == "__main__":

@@ -1,14 +1,39 @@
-"""Trainings that the settings of a defense on one victim have in common, such as AdvrBD's warm-up, kept in the store."""
+"""Evidence: what the defense of an experiment gets of its victim, and what settings of it on that victim have in common."""
+
+import copy
 
 import torch
 from torch import Tensor
 
+from bdray.bench import Bench
 from bdray.defenses import Evidence
+from bdray.judge.truth import truth_of
 from bdray.provenance import provenance
 from bdray.samples import Splits
+from bdray.seeds import rng
 from bdray.spec import Config, key_of
 from bdray.store.store import Store
 from bdray.training import Checkpoint
+from bdray.victim import Backdoored
+
+
+def collect(bench: Bench, victim: Backdoored) -> tuple[Evidence, Tensor]:
+    """What the defense needs and nothing else, and the positions in `held` of the clean samples that it got."""
+    experiment, splits = bench.experiment, bench.splits
+    defense, needs = experiment.defense, experiment.defense.needs
+    mine = torch.empty(0, dtype=torch.int64)
+    if "clean" in needs:
+        draw = rng(experiment.seed, "clean", defense.seed)
+        mine = defense.draw(splits.held, len(splits.train), len(splits.classes), draw)
+    evidence = Evidence(
+        model=copy.deepcopy(victim.model) if "model" in needs else None,
+        train=victim.poison.apply(splits.train) if "train" in needs else None,
+        clean=splits.held.take(mine) if "clean" in needs else None,
+        outline=bench.outline,
+        training=experiment.training if "train" in needs else None,
+        truth=truth_of(experiment, victim.poison, splits).poisoned if "truth" in needs else None,
+    )
+    return evidence, mine
 
 
 class Kept:
