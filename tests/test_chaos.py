@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 from safetensors.torch import load_file
 
-from bdray.launch.work import LIVES
+from bdray.launch.ends import LIVES
 from bdray.store.store import Store
 from tests.chaos.harness import Command, Place, place, until
 from tests.chaos.killer import Killer

@@ -15,7 +15,9 @@ from PIL import Image
 
 from bdray.__main__ import main
 from bdray.experiment import Experiment
-from bdray.report.figures.figures import AT_MOST, KINDS, Figure, auroc, figure
+from bdray.report.figures import Figure, figure, names
+from bdray.report.figures._groups import AT_MOST
+from bdray.report.figures.divergences import auroc
 from bdray.run import run
 from bdray.spec import BadInput
 from bdray.store.curve import CURVES
@@ -237,7 +239,7 @@ def test_other_defenses_and_unfinished_rows_do_not_count(store: Store) -> None:
     assert [r["n"] for r in of("rates", store).records] == [1]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", names())
 def test_of_a_real_row(kind: str, store: Store, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """What AdvrBD and the platform leave in the store is what the figures need."""
     run(tiny(defense=quick("advrbd", relabel=True, relabel_epochs=1)), store, Path(), "mine")

@@ -1,6 +1,7 @@
 """What a cluster may grow to."""
 
 import copy
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -66,6 +67,8 @@ def test_a_head_too_busy_to_answer_is_not_taken_for_a_dead_one(monkeypatch: pyte
     head = {"NodeID": "0" * 56, "Alive": True, "Resources": {"node:__internal_head__": 1.0}}
     monkeypatch.delenv("BDRAY_GROWS_TO", raising=False)
     monkeypatch.setattr(ray, "nodes", lambda: [head])
+    here = SimpleNamespace(gcs_address="10.0.0.1:6379", get_node_id=lambda: "1" * 56)
+    monkeypatch.setattr(ray, "get_runtime_context", lambda: here)
     monkeypatch.setattr(ray, "remote", Task)
     monkeypatch.setattr(ray, "get", never)
     with pytest.raises(BadInput, match="no worker on its head within 120 s, perhaps because that machine is busy"):

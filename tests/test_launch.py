@@ -17,8 +17,8 @@ from bdray.launch import Sweep, launch, plan, read_sweep
 from bdray.launch.cells import WAIT, Listener
 from bdray.launch.ends import End
 from bdray.launch.expand import expand
+from bdray.launch.queue import Queue
 from bdray.launch.settings import cells_of, check_search, drawn
-from bdray.launch.victims import Queue
 from bdray.run import run
 from bdray.spec import BadInput, Incompatible
 from bdray.store.store import DamagedFile, Store

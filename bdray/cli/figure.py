@@ -31,7 +31,7 @@ def command(options: argparse.Namespace) -> None:
     """Print its numbers, and draw it."""
     from bdray.overrides import parse
     from bdray.report import table
-    from bdray.report.figures.figures import check_kind, figure
+    from bdray.report.figures import check_kind, figure
     from bdray.report.picture import check_name
     from bdray.store.store import Store
 

@@ -5,10 +5,10 @@ from collections import Counter
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
 from bdray.defenses import Defended, Evidence
 from bdray.defenses._finetune import Tuned
+from bdray.layers.masks import fold, put
 from bdray.samples import Samples
 from bdray.spec import Incompatible, Share
 from bdray.task import Task
@@ -52,7 +52,7 @@ class FinePruning(Tuned):
         assert head is not None
         order = mean_inputs(model, head, clean, task).argsort()
         columns = Columns(torch.ones(head.in_features, device=head.weight.device))
-        parametrize.register_parametrization(head, "weight", columns)
+        put(head, columns)
         start = task.score(task.predict(model, clean), clean.targets)
         for percent in range(1, 100):
             before = columns.keep.clone()
@@ -63,8 +63,7 @@ class FinePruning(Tuned):
                 columns.keep.copy_(before)
                 break
         self.tune(model, clean, task, rng, lambda step, **m: report(100 + step, **m))
-        parametrize.remove_parametrizations(head, "weight", leave_parametrized=True)
-        head._parameters = {"weight": head._parameters.pop("weight"), **head._parameters}  # its place before
+        fold(head)
         return Defended(model)
 
 

@@ -13,9 +13,9 @@ import pyarrow as pa
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.utils import parametrize
 
 from bdray.defenses import Defended, Defense, Evidence
+from bdray.layers.masks import fold, put
 from bdray.samples import Samples
 from bdray.seeds import numpy_rng
 from bdray.spec import BatchSize, Count, Incompatible, NonNegative, Positive, Share
@@ -116,7 +116,8 @@ class Nft(Defense):
         if self.bn == "recalibrate":
             recalibrate(model, clean, task, self.batch)
         table = masks_table(masked)
-        fold(masked)
+        for _, module, _, _ in masked:
+            fold(module)
         for parameter, flag in wanted.items():
             parameter.requires_grad_(flag)
         return Defended(model.eval(), tables={"masks": table})
@@ -178,7 +179,7 @@ class Nft(Defense):
             weight = module.weight
             assert isinstance(weight, Tensor)
             mask = Mask(weight, axis=1 if isinstance(module, TRANSPOSED) else 0)
-            parametrize.register_parametrization(module, "weight", mask)
+            put(module, mask)
             block = blocks.setdefault(block_of(name), len(blocks) + 1)
             index = {"mask": number, "block": block, "depth": number / len(sites)}[self.index]
             masked.append(Masked(name, module, mask, min(self.floor(index), self.upper)))
@@ -212,15 +213,6 @@ def clamp(masked: list[Masked], upper: float) -> None:
     with torch.no_grad():
         for _, _, mask, floor in masked:
             mask.values.clamp_(floor, upper)
-
-
-def fold(masked: list[Masked]) -> None:
-    """Multiply the masks into the weights and take them off: the same function, the same state-dict keys."""
-    for _, module, mask, _ in masked:
-        parametrize.remove_parametrizations(module, "weight", leave_parametrized=False)
-        module._parameters = {"weight": module._parameters.pop("weight"), **module._parameters}  # its place before
-        with torch.no_grad():
-            module.weight.copy_(mask(module.weight))  # type: ignore[operator]
 
 
 def recalibrate(model: nn.Module, clean: Samples, task: Task, size: int) -> None:

@@ -10,10 +10,10 @@ from typing import Any
 import ray
 from ray import tune
 
-from bdray.launch.ends import End, judged
+from bdray.launch.ends import LIVES, End, judged
 from bdray.launch.expand import Cell
 from bdray.launch.watch.watch import Watch
-from bdray.launch.work import AWAY, LIVES, REFUSED, SHOWN, Work, run_cell
+from bdray.launch.work import AWAY, REFUSED, SHOWN, Work, run_cell
 from bdray.run import unfinished_row
 from bdray.spec import BadInput
 from bdray.store.store import Store

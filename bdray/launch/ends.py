@@ -15,8 +15,9 @@ from ray.exceptions import (
     RayTaskError,
     RuntimeEnvSetupError,
 )
-from ray.train import ControllerError, PreemptionError, WorkerGroupError
 
+LIVES = 3
+"""How often one piece of work may lose its worker, or raise, before it counts as lost, or failed."""
 WIDTH = 400
 """Characters of a reason."""
 _MACHINE = re.compile(r"\bnode (it was running on )?(has|is|was) (died|dead|crashed|drained|preempted|terminated)", re.I)
@@ -51,6 +52,12 @@ class End(NamedTuple):
 
 def end_of(error: BaseException | None) -> End:
     """What an exception of Ray, Tune or Train says of the work that it ended. None: Ray does not say."""
+    from ray.train import (  # a second, which the queue of victims does without
+        ControllerError,
+        PreemptionError,
+        WorkerGroupError,
+    )
+
     if error is None:
         return End("died", "Ray does not say why")
     if isinstance(error, WorkerGroupError):

@@ -26,9 +26,14 @@ def most() -> dict[str, float]:
     heads = [node["NodeID"] for node in ray.nodes() if node["Alive"] and "node:__internal_head__" in node["Resources"]]
     if not heads:
         return {}
+    address = ray.get_runtime_context().gcs_address
+    if heads[0] == ray.get_runtime_context().get_node_id():  # this machine, without the second that a worker takes to start
+        found = handed_over(address)
+        return limit(found) if found else {}
     there = NodeAffinitySchedulingStrategy(heads[0], soft=False)
     try:
-        found = ray.get(ray.remote(_handed_over).options(num_cpus=0, scheduling_strategy=there).remote(), timeout=SECONDS)
+        read = ray.remote(handed_over).options(num_cpus=0, scheduling_strategy=there)
+        found = ray.get(read.remote(address), timeout=SECONDS)
     except ray.exceptions.GetTimeoutError:
         raise BadInput(
             f"Ray started no worker on its head within {SECONDS:g} s, perhaps because that machine is busy: see `ray status`; "
@@ -57,15 +62,15 @@ def _parsed(text: str) -> dict[str, float]:
         raise BadInput(f"BDRAY_GROWS_TO: got {text!r}, expected what the cluster may grow to, as in CPU=56,GPU=8") from None
 
 
-def _handed_over() -> dict[str, Any] | None:
-    """On the head: the file that its autoscaler works with; None where it has no autoscaler."""
-    address = f"--gcs-address={ray.get_runtime_context().gcs_address}"
+def handed_over(address: str) -> dict[str, Any] | None:
+    """On the head of the Ray at this address: the file that its autoscaler works with; None where it has no autoscaler."""
+    option = f"--gcs-address={address}"
     for process in Path("/proc").glob("[0-9]*/cmdline"):
         words = []
         with contextlib.suppress(OSError):  # it has ended meanwhile
             words = process.read_text(errors="replace").split("\0")
         files = [word.partition("=")[2] for word in words if word.startswith("--autoscaling-config=")]
-        if address in words and files:
+        if option in words and files:
             config: dict[str, Any] = json.loads(Path(files[0]).expanduser().read_text())
             return config
     return None

@@ -18,8 +18,6 @@ from bdray.store.refusal import Refused, shown
 from bdray.store.row import measured
 from bdray.store.store import Store
 
-LIVES = 3
-"""How often one piece of work may lose its worker, or raise, before it counts as lost, or failed."""
 AWAY = "away"
 """The status of a cell that another launch is running just now."""
 REFUSED = "refused"

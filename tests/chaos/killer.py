@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from typing import Any
 
-from bdray.launch.work import LIVES
+from bdray.launch.ends import LIVES
 from tests.chaos.harness import Command, Place
 
 TRAINING = ("worker", "trainer", "queue")
