@@ -182,8 +182,8 @@ def test_a_fraction_of_a_sample_is_cut_off(monkeypatch: pytest.MonkeyPatch, shar
 def test_too_few_to_learn_or_to_unlearn(share: float, count: int) -> None:
     samples = bright([0] * 100)
     splits = Splits(samples, samples, samples, "ab")
-    Abl(isolation=0.02).check(splits)
+    Abl(isolation=0.02).check(TASK, Outline(("a", "b"), (3, 8, 8)), splits)
     with pytest.raises(
         BadInput, match=rf"abl\.isolation: got {share}, that is {count} of 100 training samples, expected 2 to 98"
     ):
-        Abl(isolation=share).check(splits)
+        Abl(isolation=share).check(TASK, Outline(("a", "b"), (3, 8, 8)), splits)

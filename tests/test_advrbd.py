@@ -179,14 +179,14 @@ def test_at_least_one_an_iteration_may_be_everything_too(balanced: bool, each: i
     """A share of 0.004 of 50 samples, or of each of two labels, is still one."""
     train = bright(torch.arange(50), torch.arange(50) % 2)
     splits = Splits(train, train, train, "ab")
-    AdvrBD(partition_rate=0.004, iterations=48 // each, balanced=balanced).check(splits)
+    AdvrBD(partition_rate=0.004, iterations=48 // each, balanced=balanced).check(TASK, Outline(("a", "b"), (3, 8, 8)), splits)
     told = rf"^advrbd\.iterations: got 49, in each of which {each} of 50 training .* at most {48 // each}; lower it$"
     with pytest.raises(BadInput, match=told):
-        AdvrBD(partition_rate=0.004, iterations=49, balanced=balanced).check(splits)
-    AdvrBD(partition_rate=0.96, iterations=1).check(splits)
+        AdvrBD(partition_rate=0.004, iterations=49, balanced=balanced).check(TASK, Outline(("a", "b"), (3, 8, 8)), splits)
+    AdvrBD(partition_rate=0.96, iterations=1).check(TASK, Outline(("a", "b"), (3, 8, 8)), splits)
     told = r"^advrbd\.partition_rate: got 0\.98, which takes 49 of 50 training .* at most 48; lower it$"
     with pytest.raises(BadInput, match=told):
-        AdvrBD(partition_rate=0.98, iterations=1).check(splits)
+        AdvrBD(partition_rate=0.98, iterations=1).check(TASK, Outline(("a", "b"), (3, 8, 8)), splits)
 
 
 def test_the_perturbation_in_pixels() -> None:

@@ -252,9 +252,9 @@ def test_shares_that_overlap_or_are_less_than_a_batch() -> None:
         Dbr(alpha_c=0.6, alpha_p=0.5)
     train = images(20)
     splits = Splits(train, train, train, "ab")
-    Dbr(alpha_p=0.1).check(splits)
+    Dbr(alpha_p=0.1).check(TASK, Outline(("a", "b"), (3, 8, 8)), splits)
     with pytest.raises(BadInput, match=r"dbr\.alpha_p: got 0\.05, that is 1 of 20 training samples, expected 2 to 18"):
-        Dbr().check(splits)
+        Dbr().check(TASK, Outline(("a", "b"), (3, 8, 8)), splits)
 
 
 def test_a_model_without_a_linear_layer_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

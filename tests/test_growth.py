@@ -59,7 +59,7 @@ def test_a_head_too_busy_to_answer_is_not_taken_for_a_dead_one(monkeypatch: pyte
         def options(self, **_: Any) -> "Task":
             return self
 
-        def remote(self) -> None: ...
+        def remote(self, address: str) -> None: ...
 
     def never(answer: Any, timeout: float) -> None:
         raise ray.exceptions.GetTimeoutError("Get timed out: some object(s) not ready.")

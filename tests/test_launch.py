@@ -22,6 +22,7 @@ from bdray.launch.settings import cells_of, check_search, drawn
 from bdray.run import run
 from bdray.spec import BadInput, Incompatible
 from bdray.store.store import DamagedFile, Store
+from bdray.victim import backdoor
 from tests.tiny import quick, tiny_config
 
 
@@ -347,11 +348,16 @@ class TestLaunch:
         monkeypatch.setattr("bdray.launch.ledger.run_cells", lambda *_: pytest.fail("it ran cells"))
         assert launch(found, shared, Path()) == 0
 
-    def test_one_more_seed_runs_only_its_own_cells(self, local_ray: None, shared: Store) -> None:
+    def test_a_grown_sweep_runs_only_its_new_cells(self, local_ray: None, shared: Store) -> None:
+        """A seed more, whose victims somebody has trained, on what is there."""
         before = {row["key"]: row["time"] for row in shared.rows("test").to_pylist()}
-        found = plan(sweep_of(seeds=2, samples=2), shared, Path())
+        grown = sweep_of(seeds=2, samples=2)
+        assert len(plan(grown, shared, Path()).victims) == 2
+        for experiment in plan(grown, shared, Path()).victims.values():
+            backdoor(experiment, shared, Path())
+        found = plan(grown, shared, Path())
         assert {cell.experiment.seed for cell in found.missing} == {1}
-        assert (len(found.missing), len(found.victims)) == (6, 2)
+        assert (len(found.missing), len(found.victims)) == (6, 0)
         assert launch(found, shared, Path()) == 0
         after = {row["key"]: row["time"] for row in shared.rows("test").to_pylist()}
         assert len(after) == 12

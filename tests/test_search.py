@@ -25,6 +25,7 @@ from bdray.launch.settings import cells_of, check_search, domains, drawn, member
 from bdray.launch.study import Study
 from bdray.proxies import Misfit, Proxy
 from bdray.report.objective import Objective, front
+from bdray.run import run
 from bdray.spec import BadInput
 from bdray.store.store import Store
 from bdray.store.trials import Trial, put_trial, trials
@@ -482,8 +483,7 @@ class TestOnRay:
         """Its finished cell is not run again."""
         sweep = search_of(samples=1, search="random")
         cells = cells_of(sweep, drawn(sweep, 0))
-        one = Sweep(space=cells[0].experiment.config(), name="s")
-        assert launch(plan(one, store, Path()), store, Path()) == 0
+        run(cells[0].experiment, store, Path(), "s")
         time = store.rows("s").to_pylist()[0]["time"]
         cut = trial("running", None, key=setting_key(cells), setting=drawn(sweep, 0), cells=[c.key for c in cells])
         put_trial(store, cut)
@@ -522,8 +522,8 @@ class TestOnRay:
         assert {row["proxies"] for row in rows.values()} == {""}
 
     def test_a_panel_on_which_nothing_planted_is_refused(self, local_ray: None, store: Store) -> None:
-        """The tiny victims of two epochs have no backdoor; a sentence says so once they are trained."""
-        sweep = search_of(samples=1, planted=1.0, panel={"attack": ["wanet", "sig"], "seed": [0]})
+        """The tiny victims of two epochs have no backdoor; a sentence says so before anything is judged."""
+        sweep = search_of(samples=1, planted=1.0)
         with pytest.raises(BadInput, match=r"no victim in the panel of the sweep 's' planted: the highest ASR is"):
             launch(plan(sweep, store, Path()), store, Path())
         assert trials(store, "s") == []
