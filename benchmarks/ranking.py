@@ -23,7 +23,7 @@ from bdray.defenses._partition import divergences
 from bdray.defenses.advrbd import AdvrBD
 from bdray.experiment import Experiment
 from bdray.judge.truth import truth_of
-from bdray.report.figures.figures import auroc
+from bdray.report.figures.divergences import auroc
 from bdray.seeds import rng
 from bdray.training import device, fit, silent
 
