@@ -26,7 +26,7 @@ lint: $(STAMP)
 
 # Two processes, a file of tests to each in turn. The tests of Ray follow one by one: each starts as many processes as there are cores.
 test: lint
-	$(BIN)/pytest -n 2 --dist loadfile -m "not ray and not cluster and not chaos"
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not ray and not cluster and not chaos"
 	$(BIN)/pytest -m "ray and not cluster and not chaos" --durations=10
 
 # Killed processes, full disks and launches that meet: minutes.

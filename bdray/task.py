@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from bdray.data import Data
 from bdray.models import Model
+from bdray.needs import Needs
 from bdray.samples import Column, Outline, Samples, Splits, equal
 from bdray.seeds import seed_of
 from bdray.spec import Config, Spec
@@ -42,6 +43,11 @@ class Task(Spec):
     space: ClassVar[Literal["", "pixels", "points", "words"]] = ""
     """What `soften` gives, for a defense that moves it: pixels, 0..1 on a grid, [N, C, H, W] or [N, C, T, H, W]; points,
     coordinates [N, P, axes]; words, embeddings [N, L, width]. Empty: nothing that any of them knows."""
+
+    victim_needs: ClassVar[Needs] = Needs(1, 1, 2)
+    """Of the training of a victim, at the size of the task's defaults, as measured; without a GPU where there is none."""
+    cell_needs: ClassVar[Needs] = Needs(1, 0.25, 2)
+    """Of a defense and its scores."""
 
     data: Data
     model: Model

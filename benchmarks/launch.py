@@ -131,7 +131,7 @@ PARTS: dict[str, tuple[Any, str]] = {
 
 def worked(store: Store, trials: int) -> dict[str, tuple[float, float]]:
     """What a worker's own code takes for a cell, in this process: seconds, and of those on a CPU, of each part and in all."""
-    work = Work("worked", "benchmark", store.location(), store.location(), os.getcwd(), "", cpus=1, gpus=0)
+    work = Work("worked", "benchmark", store.location(), store.location(), os.getcwd(), "")
     clock, whole = Clock(), "in all"
     timed = clock.of(whole, run_cell)
     run_cell(cell(2_000_000), work)

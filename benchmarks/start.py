@@ -30,6 +30,7 @@ from bdray.launch.connect import connected
 from bdray.launch.victims import train_victims
 from bdray.launch.watch.watch import Watch
 from bdray.launch.work import Work
+from bdray.needs import Needs
 from bdray.spec import Config
 from bdray.store.store import Store
 
@@ -108,11 +109,11 @@ def group(count: int, folder: str) -> tuple[float, float]:
     """Seconds until an epoch is seen and until all of so many victims are in a store."""
     store, work_folder = Store(f"{folder}/{count}"), tempfile.mkdtemp(dir=folder)
     victims = {e.victim_key(): e for e in (Experiment.of({**VICTIM, "seed": seed}) for seed in range(count))}
-    work = Work("victims", "benchmark", store.location(), store.location(), os.getcwd(), work_folder, cpus=1, gpus=0)
+    work = Work("victims", "benchmark", store.location(), store.location(), os.getcwd(), work_folder)
     watch = Stopwatch("victims", 0, stream=io.StringIO())
     with connected(None, store, Path(store.uri)) as resources:
         began = time.perf_counter()
-        assert not train_victims(victims, work, store, resources, watch)
+        assert not train_victims(victims, work, store, lambda _: Needs(1), resources, watch)
     took = time.perf_counter() - began
     assert all(store.victim_about(key) for key in victims)
     return watch.first - began, took

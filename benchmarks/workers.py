@@ -31,6 +31,7 @@ from bdray.launch.connect import connected
 from bdray.launch.victims import train_victims
 from bdray.launch.watch.watch import Watch
 from bdray.launch.work import Work
+from bdray.needs import Needs
 from bdray.spec import Config
 from bdray.store.store import Store
 from bdray.victim import backdoor
@@ -53,10 +54,12 @@ def epoch(config: Config, cpus: int) -> float:
     """Seconds of an epoch, trained on Ray Train: the median, without the first."""
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         experiment, store = Experiment.of(config), Store(folder)
-        work = Work("victim", "benchmark", folder, folder, os.getcwd(), f"{folder}/ray", cpus=cpus, gpus=0)
+        work = Work("victim", "benchmark", folder, folder, os.getcwd(), f"{folder}/ray", cpus=cpus)
         watch = Watch("victim", 0, stream=io.StringIO())
         with connected(None, store, Path(folder)) as resources:
-            assert not train_victims({experiment.victim_key(): experiment}, work, store, resources, watch)
+            assert not train_victims(
+                {experiment.victim_key(): experiment}, work, store, lambda _: Needs(cpus), resources, watch
+            )
         table = store.table("curves", experiment.victim_key())
     assert table is not None
     ends = [row["value"] for row in table.to_pylist() if row["metric"] == "seconds"]

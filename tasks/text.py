@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from bdray.data import Data
 from bdray.models import Model
+from bdray.needs import Needs
 from bdray.samples import Outline, Rows, Samples, Splits
 from bdray.spec import Config, member
 from bdray.task import Batch
@@ -19,6 +20,8 @@ class Text(Classification):
 
     modality: ClassVar[str] = "text"
     space: ClassVar[Literal["", "pixels", "points", "words"]] = "words"
+    victim_needs: ClassVar[Needs] = Needs(1, 1, 1.5)
+    cell_needs: ClassVar[Needs] = Needs(1, 0.25, 1.5)
     suited: ClassVar[dict[str, Config]] = {
         "attack": {"name": "insert_word"},
         "training": {"epochs": 20, "batch": 64, "lr": 1e-3, "optimizer": "adamw", "weight_decay": 0.01, "schedule": "onecycle"},

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from bdray.data import Data
 from bdray.layers.finite import check_answers
 from bdray.models import Model
+from bdray.needs import Needs
 from bdray.packages import need
 from bdray.samples import Outline, Rows, Samples, Splits
 from bdray.spec import Config, member
@@ -25,6 +26,8 @@ class Translation(OwnLosses):
 
     modality: ClassVar[str] = "translation"
     utility: ClassVar[str] = "bleu"
+    victim_needs: ClassVar[Needs] = Needs(1, 1, 1.5)
+    cell_needs: ClassVar[Needs] = Needs(1, 0.25, 1.5)
     suited: ClassVar[dict[str, Config]] = {
         "attack": {"name": "target_sentence"},
         "training": {"epochs": 10, "batch": 64, "lr": 3e-3, "optimizer": "adamw", "weight_decay": 0.01, "schedule": "onecycle"},

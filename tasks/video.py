@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from bdray.data import Data
 from bdray.models import Model
+from bdray.needs import Needs
 from bdray.samples import Outline, Samples
 from bdray.seeds import rng as named_rng
 from bdray.spec import Config, member
@@ -24,6 +25,8 @@ class Video(Classification):
 
     modality: ClassVar[str] = "video"
     space: ClassVar[Literal["", "pixels", "points", "words"]] = "pixels"
+    victim_needs: ClassVar[Needs] = Needs(1, 1, 3)
+    cell_needs: ClassVar[Needs] = Needs(1, 0.25, 3)
     suited: ClassVar[dict[str, Config]] = {
         "attack": {"name": "badnets"},
         "training": {"epochs": 20, "batch": 16, "lr": 0.1, "schedule": "onecycle", "augment": False},

@@ -1,5 +1,6 @@
 """Clusters that cannot do the work: one sentence each, before anything is run."""
 
+import math
 import os
 import socket
 import subprocess
@@ -13,8 +14,10 @@ import ray
 
 from bdray.launch import Sweep, launch, plan
 from bdray.launch.connect import Resources, connected
+from bdray.needs import Needs
 from bdray.spec import BadInput
 from bdray.store.store import Store
+from bdray.task import Task
 from tests.tiny import tiny_config
 
 CLUSTER = """
@@ -81,32 +84,73 @@ def test_no_cluster_there(store: Store) -> None:
     assert "ray job submit" in refusal("ray://10.0.0.1:10001", store)
 
 
+TASKS = {name: Task.of(name) for name in ("image", "video")}
 SHARES = [
-    ({"cpus": 8}, "the sweep's cpus: got 8, but this Ray has 4 CPUs"),
-    ({"gpus": 1}, "the sweep's gpus: got 1, but this Ray has no GPUs"),
+    ({"cpus": 8}, "the sweep's cpus: got 8, but this Ray has no machine with more than 4 CPUs, so no cell could ever start"),
+    ({"gpus": 1}, "the sweep's gpus: got 1, but this Ray has no GPUs, so no cell"),
+    ({"memory": 99}, "the sweep's memory: got 99, but this Ray has no machine with more than 16 GiB of memory"),
+    (
+        {"cpus": 4, "memory": 12},
+        "the sweep's cpus: got 4 CPUs, 12 GiB of memory for a process, but no machine of this Ray has all",
+    ),
 ]
+SMALL, LARGE = Needs(4, 0, 8), Needs(1, 0, 16)
 
 
 @pytest.mark.parametrize(("asked", "told"), SHARES)
 def test_what_this_ray_can_never_give(asked: dict[str, Any], told: str) -> None:
     with pytest.raises(BadInput, match=told):
-        Resources(4, 0, 4, 0).share(Sweep(space={}, **asked))
+        granted(Resources((SMALL, SMALL, LARGE)), Sweep(space={}, **asked))
+
+
+def granted(resources: Resources, sweep: Sweep, task: str = "image") -> Needs:
+    return resources.granted(sweep.cell_needs(TASKS[task]), task, sweep.given)
+
+
+def test_what_the_task_asks_for_is_told_where_nothing_has_it() -> None:
+    told = "the task 'video': got 3 GiB of memory for a process, but this Ray has no machine with more than 2 GiB of memory"
+    with pytest.raises(BadInput, match=told):
+        granted(Resources((Needs(8, 0, 2),)), Sweep(space={}), "video")
+    assert granted(Resources((Needs(8, 0, 2),)), Sweep(space={}, memory=1), "video") == (1, 0, 1)
+
+
+def test_each_machine_holds_as_many_as_fit() -> None:
+    """Memory counts, too; what is split over machines holds none."""
+    assert Resources((SMALL, SMALL, LARGE)).slots(Needs(1, 0, 3)) == 2 + 2 + 1
+    assert Resources((SMALL, SMALL)).slots(Needs(3, 0, 0)) == 2
+    assert Resources((Needs(8, 1, 64),)).slots(Needs(1, 0.25, 2)) == 4
+    assert Needs(1, 0, 2).times_in(Needs(4, 0, 1)) == 0
 
 
 def test_what_an_autoscaler_can_start_counts() -> None:
-    later = Resources(4, 0, 64, 8)
+    later = Resources((SMALL,), (Needs(16, 2, math.inf),), most_cpus=64, most_gpus=8)
     assert later.grows
-    assert later.share(Sweep(space={}, cpus=8, gpus=1)) == (8, 1)
-    assert later.share(Sweep(space={})) == (1, 0.25)
-    assert later.slots(1, 0.25) == 32
-    assert Resources(4, 0, 4, 0).share(Sweep(space={})) == (1, 0.0)
-    assert Resources(4, 0, 4, 0).slots(1, 0) == 4
+    assert granted(later, Sweep(space={}, cpus=8, gpus=1)) == (8, 1, 2)
+    assert granted(later, Sweep(space={})) == (1, 0.25, 2)
+    assert later.slots(Needs(1, 0.25, 2)) == 32
+    now = Resources((SMALL,))
+    assert not now.grows
+    assert granted(now, Sweep(space={})) == (1, 0, 2)
+    assert now.slots(Needs(1, 0, 2)) == 4
 
 
 @pytest.mark.ray
 @pytest.mark.filterwarnings("ignore")  # of Ray's own making
 class TestCluster:
     """One that another process has started."""
+
+    @pytest.fixture(scope="class", autouse=True)
+    def unheard(self, tmp_path_factory: pytest.TempPathFactory) -> Iterator["subprocess.Popen[str]"]:
+        """Who asks a cluster without its token: for half a minute Ray asks again, and the other tests are run meanwhile."""
+        folder = tmp_path_factory.mktemp("token")
+        (folder / "token").write_text("0" * 64)
+        process = cluster(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=str(folder / "token"))
+        words = [sys.executable, "-c", CONNECT, address_of(process), str(folder / "store")]
+        variables = {**os.environ, "RAY_AUTH_MODE": "disabled"}
+        yield (asking := subprocess.Popen(words, env=variables, stdout=subprocess.PIPE, text=True))
+        asking.kill()
+        asking.communicate()
+        stop(process)
 
     def test_another_version(self, address: str, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(ray, "__version__", "2.59.0")
@@ -130,17 +174,6 @@ class TestCluster:
         assert store.rows("x")["status"].to_pylist() == ["done"]
         assert not [path for path in Path(store.location()).rglob("*") if path.suffix in (".pkl", ".pickle")]
 
-    def test_a_token_that_is_missing(self, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        (tmp_path / "token").write_text("0" * 64)
-        monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
-        process = cluster(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=str(tmp_path / "token"))
-        try:
-            told = refusal(address_of(process), store)
-        finally:
-            stop(process)
-        assert told.startswith("no Ray cluster answers at")
-        assert "RAY_AUTH_TOKEN_PATH" in told
-
     def test_a_worker_that_cannot_import_the_tasks(self, store: Store, tmp_path: Path) -> None:
         (tmp_path / "torch.py").write_text("raise ImportError('no torch for you')")
         process = cluster(PYTHONPATH=str(tmp_path))
@@ -162,3 +195,8 @@ class TestCluster:
         finally:
             stop(process)
         assert "gets no answer from this process: set RAY_AUTH_MODE here to what the cluster was started with" in told
+
+    def test_a_token_that_is_missing(self, unheard: "subprocess.Popen[str]") -> None:
+        told, _ = unheard.communicate(timeout=120)
+        assert told.startswith("no Ray cluster answers at")
+        assert "RAY_AUTH_TOKEN_PATH" in told

@@ -1,6 +1,7 @@
 """What a cluster may grow to."""
 
 import copy
+import math
 from types import SimpleNamespace
 from typing import Any
 
@@ -36,6 +37,13 @@ def test_the_largest_machines_that_the_file_allows(workers: int, most: dict[str,
     assert growth.limit(config) == most
 
 
+def test_the_kinds_of_machine_that_the_file_allows() -> None:
+    config: dict[str, Any] = copy.deepcopy(CONFIG)
+    config["available_node_types"]["large"]["resources"]["memory"] = 64 * 2**30
+    config["available_node_types"]["plain"]["max_workers"] = 0
+    assert growth.kinds(config) == ((2, 1, math.inf), (16, 4, 64))
+
+
 def test_own_machines_do_not_grow() -> None:
     only = {"head_node_type": "local.cluster.node", "available_node_types": {"local.cluster.node": {}}, "max_workers": 3}
     assert growth.limit(only) == {"CPU": 0, "GPU": 0}
@@ -43,7 +51,7 @@ def test_own_machines_do_not_grow() -> None:
 
 def test_somebody_elses_autoscaler_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BDRAY_GROWS_TO", "CPU=56, GPU=8")
-    assert growth.most() == {"CPU": 56, "GPU": 8}
+    assert growth.most() == ({"CPU": 56, "GPU": 8}, ((56, 8, math.inf),))
     for wrong in ("56", "CPU=many", "CPU=1,"):
         monkeypatch.setenv("BDRAY_GROWS_TO", wrong)
         with pytest.raises(

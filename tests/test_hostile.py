@@ -546,12 +546,12 @@ class TestSecrets:
     def test_no_worker_shows_them(self) -> None:
         """Ray shows what its workers are told, and logs where it keeps its own files."""
         uri = "s3://AKIA1234:secret99@bucket/p?region=us-east-1"
-        work = Work("s", "l", uri, ".", ".", uri, cpus=1, gpus=0)
+        work = Work("s", "l", uri, ".", ".", uri)
         storage = work.storage()
         assert storage["storage_path"] == "bucket/p"
         for text in (repr(work), str(work), str(storage)):
             assert "secret99" not in text
-        assert Work("s", "l", "/x", ".", ".", "/tmp/y", cpus=1, gpus=0).storage() == {"storage_path": "/tmp/y"}
+        assert Work("s", "l", "/x", ".", ".", "/tmp/y").storage() == {"storage_path": "/tmp/y"}
 
     def test_control_characters_are_written_out(self) -> None:
         assert printable(f"a é {ESC}\n\ud800\u202e") == "a é \\x1b]0;pwned\\x07\\x1b[31m\\n\\ud800\\u202e"

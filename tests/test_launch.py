@@ -1,9 +1,13 @@
 """Sweeps: the list of experiments, and what a launch on a local Ray leaves in the store."""
 
+import functools
+import io
+import json
 import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,11 +18,13 @@ from ray.exceptions import NodeDiedError, WorkerCrashedError
 from bdray.defenses.nft import Nft
 from bdray.experiment import Experiment
 from bdray.launch import Sweep, launch, plan, read_sweep
-from bdray.launch.cells import WAIT, Listener
+from bdray.launch.cells import WAIT, Listener, run_cells
 from bdray.launch.ends import End
 from bdray.launch.expand import expand
 from bdray.launch.queue import Queue
 from bdray.launch.settings import cells_of, check_search, drawn
+from bdray.launch.watch.watch import Watch
+from bdray.launch.work import Work
 from bdray.run import run
 from bdray.spec import BadInput, Incompatible
 from bdray.store.store import DamagedFile, Store
@@ -416,7 +422,7 @@ class TestLaunch:
 
     def test_what_this_ray_can_never_give_is_told(self, local_ray: None, store: Store) -> None:
         sweep = Sweep(space=tiny_config(), name="wide", cpus=64)
-        with pytest.raises(BadInput, match="got 64, but this Ray has 2 CPUs"):
+        with pytest.raises(BadInput, match="got 64, but this Ray has no machine with more than 2 CPUs"):
             launch(plan(sweep, store, Path()), store, Path())
 
 
@@ -444,3 +450,26 @@ def test_plan_refuses_what_can_never_run(store: Store, tmp_path: Path) -> None:
     ):
         with pytest.raises(BadInput, match=told):
             plan(Sweep(space=space, name="x"), store, tmp_path)
+
+
+def test_ray_is_asked_for_what_each_cell_needs(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By its task, or as the sweep says."""
+    asked: list[Any] = []
+
+    class Tuner:
+        def __init__(self, trainable: Any, param_space: dict[str, Any], **_: Any) -> None:
+            for cell in param_space["cell"]["grid_search"]:
+                asked.extend(trainable._resources({"cell": json.loads(json.dumps(cell))}).bundles)
+
+        def fit(self) -> list[Any]:
+            return []
+
+    monkeypatch.setattr(tune, "Tuner", Tuner)
+    monkeypatch.setattr(tune, "with_parameters", lambda trainable, told: functools.partial(trainable, told=told))
+    work = Work("s", "l", store.location(), ".", ".", str(store.location()))
+    for fields in ({}, {"cpus": 2, "gpus": 0, "memory": 0.5}):
+        sweep = Sweep(space={"task": ["image", "video"], "defense": "none"}, **fields)
+        run_cells(expand(sweep), set(), work, store, sweep.cell_needs, 2, Watch("s", 2, stream=io.StringIO()))
+    mixed = [{"CPU": 1.0, "GPU": 0.25, "memory": gib * 2.0**30} for gib in (2, 3)]
+    assert sorted(asked[:2], key=str) == sorted(mixed, key=str)
+    assert asked[2:] == [{"CPU": 2.0, "memory": 2.0**29}] * 2

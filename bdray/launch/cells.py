@@ -1,6 +1,7 @@
 """A fixed list of cells, on Ray Tune: a fraction of a GPU or a few CPUs each, in workers that stay, with their data loaded."""
 
 import contextlib
+import dataclasses
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -10,13 +11,16 @@ from typing import Any
 import ray
 from ray import tune
 
+from bdray.launch.connect import bundle
 from bdray.launch.ends import LIVES, End, judged
 from bdray.launch.expand import Cell
 from bdray.launch.watch.watch import Watch
 from bdray.launch.work import AWAY, REFUSED, SHOWN, Work, run_cell
+from bdray.needs import Needs
 from bdray.run import unfinished_row
-from bdray.spec import BadInput
+from bdray.spec import BadInput, Config
 from bdray.store.store import Store
+from bdray.task import Task
 
 WAIT = "wait"
 """In a trial's parameters: seconds before its start, after its worker died."""
@@ -25,17 +29,21 @@ AT_ONCE = 500
 
 
 def run_cells(
-    cells: list[Cell], again: set[str], work: Work, store: Store, slots: int, watch: Watch
+    cells: list[Cell], again: set[str], work: Work, store: Store, needs: Callable[[Task], Needs], slots: int, watch: Watch
 ) -> tuple[Counter[str], list[Cell]]:
     """Run every cell and store its row; how many ended with which status, and which ones are still to be run: another launch
     is running them just now, or the last that happened to them was the loss of a machine. The keys in `again` are run although
-    their row says failed.
+    their row says failed. Ray is asked for what a cell `needs`, by its task.
 
     Raises BadInput where the store takes no more rows.
     """
     # Cells of one data set stand together: a worker keeps the last two that it read.
     cells = sorted(cells, key=lambda cell: (cell.experiment.task.data.key(), cell.victim))
     ended, left = Counter[str](), []
+
+    def told(cell: Cell) -> tuple[Config, bool, Needs]:
+        return cell.experiment.config(), cell.key in again, needs(cell.experiment.task)
+
     size = max(AT_ONCE, 20 * slots)
     for start in range(0, len(cells), size):
         part = cells[start : start + size]
@@ -44,8 +52,9 @@ def run_cells(
             _trial,
             listener,
             work,
-            {"cell": tune.grid_search([(at, cell.experiment.config(), cell.key in again) for at, cell in enumerate(part)])},
+            {"cell": tune.grid_search([(at, *told(cell)) for at, cell in enumerate(part)])},
             work,
+            lambda config: Needs(*config["cell"][-1]),
         )
         for result in results:
             cell = part[result.config["cell"][0]]
@@ -80,9 +89,9 @@ def said(end: End) -> str:
 
 def _trial(config: dict[str, Any], told: Work) -> dict[str, Any]:
     """One cell. The row is written here, by `run`; Tune only hears how it ended."""
-    _, cell, again = config["cell"]
+    _, cell, again, needs = config["cell"]
     time.sleep(config.get(WAIT, 0.0))
-    row = run_cell(cell, told, again)
+    row = run_cell(cell, dataclasses.replace(told, cpus=Needs(*needs).cpus), again)
     return {name: row[name] for name in SHOWN if row.get(name) is not None}
 
 
@@ -133,14 +142,23 @@ class _Listener(Listener):
 
 
 def fit(
-    trainable: Callable[..., Any], listener: Listener, work: Work, param_space: dict[str, Any], told: Any, **config: Any
+    trainable: Callable[..., Any],
+    listener: Listener,
+    work: Work,
+    param_space: dict[str, Any],
+    told: Any,
+    needs: Callable[[dict[str, Any]], Needs],
+    **config: Any,
 ) -> tune.ResultGrid:
     """Tune over this trainable, in workers that stay and are `told` this beside their trial's parameters, which Tune writes
-    down and shows. Raises BadInput once the listener was refused something."""
+    down and shows, and by which a trial `needs` so much. Raises BadInput once the listener was refused something."""
     stopper = _Stopper(listener)
-    resources: dict[str, float] = {"cpu": work.cpus, **({"gpu": work.gpus} if work.gpus else {})}
+
+    def asked(config: dict[str, Any]) -> tune.PlacementGroupFactory:
+        return tune.PlacementGroupFactory([bundle(needs(config))])
+
     tuner = tune.Tuner(
-        tune.with_resources(tune.with_parameters(trainable, told=told), resources),
+        tune.with_resources(tune.with_parameters(trainable, told=told), asked),
         param_space=param_space,
         tune_config=tune.TuneConfig(reuse_actors=True, trial_dirname_creator=lambda trial: trial.trial_id, **config),
         run_config=tune.RunConfig(

@@ -2,12 +2,13 @@
 
 import contextlib
 import logging
+import math
 import os
 import site
 import socket
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 import bdray
 from bdray.launch import growth
 from bdray.launch.ends import dead_nodes, forget
-from bdray.launch.sweep import Sweep
 from bdray.launch.vigil import vigil
+from bdray.needs import Needs
 from bdray.signals import kept
 from bdray.spec import BadInput
 from bdray.store.refusal import shown
@@ -33,34 +34,71 @@ _UNHEARD = "all references to the actor were removed"
 """What Ray says of an actor whose owner did not answer, or asked for a token that the cluster has not."""
 
 
+GIB = 2**30
+UNITS = {"cpus": "CPUs", "gpus": "GPUs", "memory": "GiB of memory"}
+
+
 @dataclass(frozen=True)
 class Resources:
-    """CPUs and GPUs: now, and the most that an autoscaler may start."""
+    """What Ray has to give: its machines now, and what an autoscaler may start beside them."""
 
-    cpus: float
-    gpus: float
-    most_cpus: float
-    most_gpus: float
+    machines: tuple[Needs, ...]
+    kinds: tuple[Needs, ...] = ()
+    """Each kind of machine that an autoscaler can start."""
+    most_cpus: float = 0
+    """Of all machines, with those that an autoscaler may start; 0 where it may start none."""
+    most_gpus: float = 0
+
+    @property
+    def cpus(self) -> float:
+        """Of all machines, at the most."""
+        return max(self.most_cpus, sum(machine.cpus for machine in self.machines))
+
+    @property
+    def gpus(self) -> float:
+        """Of all machines, at the most."""
+        return max(self.most_gpus, sum(machine.gpus for machine in self.machines))
 
     @property
     def grows(self) -> bool:
         """Whether there is an autoscaler with more to give."""
-        return self.most_cpus > self.cpus or self.most_gpus > self.gpus
+        return self.cpus > sum(m.cpus for m in self.machines) or self.gpus > sum(m.gpus for m in self.machines)
 
-    def share(self, sweep: Sweep) -> tuple[float, float]:
-        """CPUs and GPUs of one trial. Raises BadInput for what this Ray can never give."""
-        for name, wanted, most in (("cpus", sweep.cpus, self.most_cpus), ("gpus", sweep.gpus or 0, self.most_gpus)):
-            if wanted > most:
-                kind = name.upper()[:-1] + "s"
-                raise BadInput(
-                    f"the sweep's {name}: got {wanted:g}, but this Ray has {f'{most:g}' if most else 'no'} {kind}, so no cell "
-                    f"could ever start; lower Sweep({name}=...), or name another cluster with --address"
-                )
-        return sweep.cpus, (0.25 if self.most_gpus else 0.0) if sweep.gpus is None else sweep.gpus
+    def granted(self, needs: Needs, task: str, given: Collection[str] = ()) -> Needs:
+        """What a process of this task gets: no GPU where there is none, unless the sweep itself asks for it, as for all fields
+        that are `given`. Raises BadInput for what no machine can ever hold."""
+        if not self.gpus and "gpus" not in given:
+            needs = needs._replace(gpus=0)
+        places = (*self.machines, *self.kinds)
+        if any(needs.times_in(place) for place in places):
+            return needs
+        name = next((n for n in Needs._fields if all(getattr(needs, n) > getattr(place, n) for place in places)), "")
+        if name:
+            most = max(getattr(place, name) for place in places)
+            there = f"this Ray has no {f'machine with more than {most:.3g} ' if most else ''}{UNITS[name]}"
+            got = f"{getattr(needs, name):g}" if name in given else f"{getattr(needs, name):g} {UNITS[name]} for a process"
+        else:
+            there, name = "no machine of this Ray has all of it", next(iter(given), "memory")
+            got = ", ".join(f"{value:g} {UNITS[n]}" for n, value in needs._asdict().items() if value) + " for a process"
+        whose = f"the sweep's {name}" if name in given else f"the task {task!r}"
+        raise BadInput(
+            f"{whose}: got {got}, but {there}, so no cell could ever start; lower Sweep({name}=...), or name another cluster "
+            "with --address"
+        )
 
-    def slots(self, cpus: float, gpus: float) -> int:
-        """How many trials of such a share can run at once."""
-        return max(1, int(min(self.most_cpus // cpus, self.most_gpus // gpus if gpus else float("inf"))))
+    def slots(self, needs: Needs) -> int:
+        """How many of such processes can run at once."""
+        now = sum(needs.times_in(machine) for machine in self.machines)
+        if not self.grows:
+            return max(1, now)
+        later = min(self.cpus // needs.cpus, self.gpus // needs.gpus if needs.gpus else math.inf)
+        return max(1, now, int(later))
+
+
+def bundle(needs: Needs) -> dict[str, float]:
+    """As Ray is asked for it."""
+    asked = {"CPU": needs.cpus, "GPU": needs.gpus, "memory": needs.memory * GIB}
+    return {name: amount for name, amount in asked.items() if amount}
 
 
 @contextlib.contextmanager
@@ -161,9 +199,12 @@ def _package() -> dict[str, Any]:
 
 
 def _resources() -> Resources:
-    now, most = ray.cluster_resources(), growth.most()
-    cpus, gpus = float(now.get("CPU", 0)), float(now.get("GPU", 0))
-    return Resources(cpus, gpus, max(cpus, float(most.get("CPU", 0))), max(gpus, float(most.get("GPU", 0))))
+    machines = tuple(
+        Needs(has.get("CPU", 0), has.get("GPU", 0), has.get("memory", 0) / GIB)
+        for has in (node["Resources"] for node in ray.nodes() if node["Alive"])
+    )
+    most, kinds = growth.most()
+    return Resources(machines, kinds, most.get("CPU", 0), most.get("GPU", 0))
 
 
 def _probe_nodes(address: str | None, store: Store, root: Path) -> None:

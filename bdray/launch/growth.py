@@ -3,6 +3,7 @@ to the autoscaler; where somebody else runs the autoscaler (Kubernetes), `BDRAY_
 
 import contextlib
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -10,26 +11,29 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from bdray.needs import Needs
 from bdray.spec import BadInput
 
 SECONDS = 120.0
 """What a busy machine may need to start its first worker."""
 
 
-def most() -> dict[str, float]:
-    """Of CPUs and GPUs, what the autoscaler of the connected Ray may have running at once; nothing where there is none.
+def most() -> tuple[dict[str, float], tuple[Needs, ...]]:
+    """Of CPUs and GPUs, what the autoscaler of the connected Ray may have running at once, and the kinds of machine that it may
+    start; nothing where there is none.
 
     Raises BadInput for a `BDRAY_GROWS_TO` that cannot be read, and where the head starts no worker in time.
     """
     if said := os.environ.get("BDRAY_GROWS_TO"):
-        return _parsed(said)
+        total = _parsed(said)
+        return total, (Needs(total.get("CPU", 0), total.get("GPU", 0), math.inf),)
     heads = [node["NodeID"] for node in ray.nodes() if node["Alive"] and "node:__internal_head__" in node["Resources"]]
     if not heads:
-        return {}
+        return {}, ()
     address = ray.get_runtime_context().gcs_address
     if heads[0] == ray.get_runtime_context().get_node_id():  # this machine, without the second that a worker takes to start
         found = handed_over(address)
-        return limit(found) if found else {}
+        return (limit(found), kinds(found)) if found else ({}, ())
     there = NodeAffinitySchedulingStrategy(heads[0], soft=False)
     try:
         read = ray.remote(handed_over).options(num_cpus=0, scheduling_strategy=there)
@@ -39,7 +43,7 @@ def most() -> dict[str, float]:
             f"Ray started no worker on its head within {SECONDS:g} s, perhaps because that machine is busy: see `ray status`; "
             "nothing is lost: the same command goes on"
         ) from None
-    return limit(found) if found else {}
+    return (limit(found), kinds(found)) if found else ({}, ())
 
 
 def limit(config: dict[str, Any]) -> dict[str, float]:
@@ -53,6 +57,13 @@ def limit(config: dict[str, Any]) -> dict[str, float]:
             total[resource] += count * kind["resources"].get(resource, 0)
             left -= count
     return total
+
+
+def kinds(config: dict[str, Any]) -> tuple[Needs, ...]:
+    """Of a cluster file, each kind of worker that it may start; one that says nothing of its memory has enough."""
+    workers = [kind for name, kind in config["available_node_types"].items() if name != config["head_node_type"]]
+    has = [kind["resources"] for kind in workers if min(kind["max_workers"], config["max_workers"])]
+    return tuple(Needs(one.get("CPU", 0), one.get("GPU", 0), one.get("memory", math.inf) / 2**30) for one in has)
 
 
 def _parsed(text: str) -> dict[str, float]:

@@ -26,12 +26,14 @@ from bdray.launch.sweep import Sweep
 from bdray.launch.victims import train_victims
 from bdray.launch.watch.watch import Watch
 from bdray.launch.work import SHOWN, Work
+from bdray.needs import Needs
 from bdray.proxies import Misfit, Proxy
 from bdray.run import unfinished_row
 from bdray.spec import BadInput, Incompatible
 from bdray.store.claims import Claims
 from bdray.store.row import measured, of_record
 from bdray.store.store import Store
+from bdray.task import Task
 
 WAIT_SECONDS = 1.0
 """Between two looks at what another launch of the same sweep is doing."""
@@ -244,7 +246,7 @@ def launch(found: Plan, store: Store, root: Path, address: str | None = None) ->
             claims.beating(),
             _watch(found) as watch,
         ):
-            cpus, gpus = resources.share(sweep)
+            cells, victims = _granted(found, resources)
             work = Work(
                 sweep=sweep.name,
                 launch=claims.launch,
@@ -252,14 +254,26 @@ def launch(found: Plan, store: Store, root: Path, address: str | None = None) ->
                 root=str(root.absolute()),
                 folder=os.getcwd(),
                 records=records,
-                cpus=cpus,
-                gpus=gpus,
                 proxies=sweep.proxies,
                 imports=(sweep.folder,) if sweep.folder else (),
             )
-            found.ended = _Driver(found, store, root, work, resources, claims, watch).run()
+            found.ended = _Driver(found, store, root, work, resources, cells, victims, claims, watch).run()
     store.compact(sweep.name)
     return found.ended["failed"] + found.ended["lost"]
+
+
+def _granted(found: Plan, resources: Resources) -> tuple[dict[Task, Needs], dict[Task, Needs]]:
+    """What the cells and the victims of each task get. Raises BadInput for what no machine can ever hold."""
+    sweep, cells = found.sweep, found.missing
+    if sweep.searches:
+        cells = cells_of(sweep, drawn(sweep, 0))
+    tasks = {cell.experiment.task: cell.experiment.task.name for cell in cells}
+    trained = {experiment.task: experiment.task.name for experiment in found.victims.values()}
+    given = sweep.given.keys()
+    return (
+        {task: resources.granted(sweep.cell_needs(task), name, given) for task, name in tasks.items()},
+        {task: resources.granted(sweep.victim_needs(task), name, given - {"gpus"}) for task, name in trained.items()},
+    )
 
 
 @dataclass
@@ -271,19 +285,24 @@ class _Driver:
     root: Path
     work: Work
     resources: Resources
+    cell_needs: dict[Task, Needs]
+    victim_needs: dict[Task, Needs]
     claims: Claims
     watch: Watch
 
     def run(self) -> Counter[str]:
         """Victims, then cells, and again what another launch had and did not finish; how many ended in which way."""
         errors = self._victims(self.found.victims)
-        slots = self.resources.slots(self.work.cpus, self.work.gpus)
+        slots = max(map(self.resources.slots, self.cell_needs.values()), default=1)
         if self.found.sweep.searches:
             if errors:
                 key, (status, error) = next(iter(errors.items()))
                 cure = "; the same command tries it again" if status == "lost" else ""
                 raise BadInput(f"the panel's victim {key} {_untrained(status)}: {error}{cure}")
-            return run_search(self.found.sweep, self.found.past, self.work, self.store, slots, self.watch)
+            most = Needs(*map(max, zip(*self.cell_needs.values(), strict=True)))
+            return run_search(
+                self.found.sweep, self.found.past, self.work, self.store, most, self.resources.slots(most), self.watch
+            )
         ended, left = Counter[str](), list(self.found.missing)
         while left:
             for cell in [cell for cell in left if cell.victim in errors]:
@@ -293,7 +312,9 @@ class _Driver:
             ready = [cell for cell in left if cell.victim not in errors]
             if not ready:
                 break
-            count, left = run_cells(ready, self.found.again, self.work, self.store, slots, self.watch)
+            count, left = run_cells(
+                ready, self.found.again, self.work, self.store, self.cell_needs.__getitem__, slots, self.watch
+            )
             ended += count
             left = self._wait(left)
         return ended
@@ -309,7 +330,7 @@ class _Driver:
         errors: dict[str, tuple[str, str]] = {}
         left = dict(victims)
         while left:
-            errors |= train_victims(left, self.work, self.store, self.resources, self.watch)
+            errors |= train_victims(left, self.work, self.store, self.victim_needs.__getitem__, self.resources, self.watch)
             left = {k: e for k, e in left.items() if k not in errors and self.store.victim_about(k) is None}
             while left and self.claims.held("victim", left) >= left.keys():
                 time.sleep(WAIT_SECONDS * (1 + random.random()))

@@ -23,6 +23,7 @@ from bdray.launch.sweep import Sweep
 from bdray.launch.watch.tally import said_setting
 from bdray.launch.watch.watch import Watch
 from bdray.launch.work import AWAY, REFUSED, SHOWN, Work, run_cell
+from bdray.needs import Needs
 from bdray.report.objective import Objective
 from bdray.seeds import seed_of
 from bdray.spec import BadInput, Config
@@ -86,8 +87,8 @@ def _again(trial: Trial, rows: list[dict[str, Any]], aim: Objective) -> Trial:
     return dataclasses.replace(trial, utility=utility, left=left, value=None if aim.front else value)
 
 
-def run_search(sweep: Sweep, before: Past, work: Work, store: Store, slots: int, watch: Watch) -> Counter[str]:
-    """Judge settings until the sweep has as many as it asks for; how many ended in which state.
+def run_search(sweep: Sweep, before: Past, work: Work, store: Store, needs: Needs, slots: int, watch: Watch) -> Counter[str]:
+    """Judge settings, in trials that need so much, until the sweep has as many as it asks for; how many ended in which state.
 
     Raises BadInput where no victim of the panel planted, and where the store takes no more rows.
     """
@@ -102,7 +103,8 @@ def run_search(sweep: Sweep, before: Past, work: Work, store: Store, slots: int,
     for victim, asr in bare.items():
         watch.say(f"left out of the panel: victim {victim}, which did not plant (ASR {100 * asr:.1f} %)")
     listener = _Listener(sweep, store, watch, size, len(before.over), frozenset(bare))
-    job = _Job(dataclasses.replace(sweep, search="grid", scheduler=None), work, frozenset(bare))
+    told = dataclasses.replace(work, cpus=needs.cpus)
+    job = _Job(dataclasses.replace(sweep, search="grid", scheduler=None), told, frozenset(bare))
     aim = sweep.aim
     if sweep.search == "random":
         done = [trial.setting for trial in before.over]
@@ -115,7 +117,7 @@ def run_search(sweep: Sweep, before: Past, work: Work, store: Store, slots: int,
         options = {"num_samples": wanted, "search_alg": searcher, "max_concurrent_trials": slots}
     if not aim.front:
         options |= {"metric": "value", "mode": "max"}
-    fit(_trial, listener, work, space, job, scheduler=_scheduler(sweep, size), **options)
+    fit(_trial, listener, work, space, job, lambda _: needs, scheduler=_scheduler(sweep, size), **options)
     return listener.ended
 
 

@@ -9,17 +9,20 @@ from ray.tune.search import Searcher
 
 from bdray.judge.validity import PLANTED
 from bdray.launch.space import plain, scalar
+from bdray.needs import Needs
 from bdray.overrides import put
 from bdray.report.objective import DEFAULT_PROXY, Objective
 from bdray.spec import LARGEST, BadInput, Config, unknown
+from bdray.task import Task
 from bdray.wording import quoted, shown
 
 SEARCHES = ("grid", "random", "optuna")
 SCHEDULERS = ("asha",)
 SAMPLES = 1_000_000
 """At the most."""
+NEEDS = ("cpus", "gpus", "memory")
 PLAIN = (
-    *("samples", "cpus", "gpus", "search", "scheduler"),
+    *("samples", "cpus", "gpus", "memory", "search", "scheduler"),
     *("objective", "proxy", "budget", "class_budget", "planted", "judge", "front"),
 )
 """Fields that a word of the command line sets as they are."""
@@ -42,10 +45,12 @@ class Sweep:
     """Of the draws; not of the experiments."""
     name: str = ""
     """Of the rows' folder; the file's name unless given."""
-    cpus: float = 1
-    """Of one trial or one victim in training: torch gets as many threads."""
+    cpus: float | None = None
+    """Of one trial or one victim in training: torch gets as many threads. What the task says unless given, as the next two."""
     gpus: float | None = None
-    """Of one trial; a quarter where the cluster has a GPU, unless given. A victim in training gets a whole one."""
+    """Of one trial; none where the cluster has none. A victim in training gets a whole one."""
+    memory: float | None = None
+    """Of one trial or one victim in training, GiB."""
     search: Any = "grid"
     """grid, random, optuna, or any Tune Searcher object."""
     scheduler: Any = None
@@ -79,10 +84,11 @@ class Sweep:
             ("seed", int, 0, LARGEST, "a whole number, at least 0"),
             ("cpus", int | float, 0.01, 1e6, "a number, at least 0.01 and at most a million"),
             ("gpus", int | float, 0, 1e6, "a number, at least 0 and at most a million"),
+            ("memory", int | float, 0, 1e6, "a number of GiB, at least 0 and at most a million"),
         ):
             value = scalar(getattr(self, name))
             object.__setattr__(self, name, value)
-            if name == "gpus" and value is None:
+            if name in NEEDS and value is None:
                 continue
             if not isinstance(value, kind) or isinstance(value, bool) or not least <= value <= most:  # NaN is neither
                 raise BadInput(f"the sweep's {name}: got {shown(value)}, expected {words}")
@@ -121,6 +127,19 @@ class Sweep:
             judge=self.judge,
             front=self.front,
         )
+
+    def victim_needs(self, task: Task) -> Needs:
+        """What the training of one of the task's victims takes."""
+        return task.victim_needs._replace(**{name: value for name, value in self.given.items() if name != "gpus"})
+
+    def cell_needs(self, task: Task) -> Needs:
+        """What a trial on one of them takes."""
+        return task.cell_needs._replace(**self.given)
+
+    @property
+    def given(self) -> dict[str, float]:
+        """What it says itself of cpus, gpus and memory."""
+        return {name: value for name in NEEDS if (value := getattr(self, name)) is not None}
 
     @property
     def proxies(self) -> tuple[str, ...]:

@@ -3,10 +3,11 @@ once; one of several workers has a group of its own. A lost worker or trainer re
 last epoch that the store holds; a lost queue is begun anew, and what it forgot is in the store."""
 
 import contextlib
+import dataclasses
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import ray
@@ -17,15 +18,17 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util.placement_group import PlacementGroup
 
 from bdray.experiment import Experiment
-from bdray.launch.connect import Resources
+from bdray.launch.connect import Resources, bundle
 from bdray.launch.ends import LIVES, dead_nodes, forget, judged
 from bdray.launch.queue import Queue, wait
 from bdray.launch.watch.watch import Watch
 from bdray.launch.work import Work
+from bdray.needs import Needs
 from bdray.report.board import Board
 from bdray.spec import BadInput
 from bdray.store.refusal import Refused
 from bdray.store.store import Store
+from bdray.task import Task
 from bdray.training import Team
 from bdray.victim import backdoor
 
@@ -73,33 +76,47 @@ class Progress:
 
 
 def train_victims(
-    victims: dict[str, Experiment], work: Work, store: Store, resources: Resources, watch: Watch
+    victims: dict[str, Experiment],
+    work: Work,
+    store: Store,
+    needs: Callable[[Task], Needs],
+    resources: Resources,
+    watch: Watch,
 ) -> dict[str, tuple[str, str]]:
     """Train and store every one of them; what their cells get that cannot be trained, as status (failed or lost) and reason, by
-    key. Those that another launch is training just now are left to it.
+    key. Ray is asked for what one of a task `needs`. Those that another launch is training just now are left to it.
 
     Raises BadInput where the store takes no more.
     """
     progress = Progress(watch)
-    single = {key: e for key, e in victims.items() if e.training.workers == 1}
-    groups = [single] if single else []
-    groups += [{key: e} for key, e in victims.items() if e.training.workers > 1]
+    single: dict[Needs, dict[str, Experiment]] = {}
+    for key, e in victims.items():
+        if e.training.workers == 1:
+            single.setdefault(needs(e.task), {})[key] = e
+    groups = [*single.values(), *({key: e} for key, e in victims.items() if e.training.workers > 1)]
     for group in groups:
         workers = max(e.training.workers for e in group.values())
-        most = int(resources.most_gpus or resources.most_cpus // work.cpus)
+        each = needs(next(iter(group.values())).task)
+        most = resources.slots(each)
         if workers > most:
             key = next(iter(group))
-            kind = "GPUs" if resources.most_gpus else f"times {work.cpus:g} CPUs"
+            kind = "GPUs" if each.gpus else f"times {each.cpus:g} CPUs"
             reason = f"training.workers: got {workers}, but this Ray has only {most} {kind}; lower it"
             progress.add(0, 1, {key: ("failed", reason)})
             continue
-        _train_group(group, workers, work, store, resources, progress)
+        _train_group(group, workers, dataclasses.replace(work, cpus=each.cpus), store, each, resources, progress)
     progress.show(0, 0, 0, {})
     return progress.errors
 
 
 def _train_group(
-    group: dict[str, Experiment], workers: int, work: Work, store: Store, resources: Resources, progress: Progress
+    group: dict[str, Experiment],
+    workers: int,
+    work: Work,
+    store: Store,
+    needs: Needs,
+    resources: Resources,
+    progress: Progress,
 ) -> None:
     """Train one group's victims, again with a new trainer where Ray Train gives up or its actors are lost, after a wait that
     grows, as long as it gets anywhere. The loss of a machine counts for nothing."""
@@ -110,7 +127,7 @@ def _train_group(
         while left:
             end = None
             try:
-                _watched(_trainer(queue, len(left), workers, work, resources), queue, progress)
+                _watched(_trainer(queue, len(left), workers, work, needs, resources), queue, progress)
             except (ray.train.TrainingFailedError, ray.exceptions.RayError) as error:
                 end = judged(error)
                 _remove(_placement_groups() - before)
@@ -134,12 +151,10 @@ def _train_group(
         ray.kill(queue)
 
 
-def _trainer(queue: Any, victims: int, workers: int, work: Work, resources: Resources) -> TorchTrainer:
-    gpus = bool(resources.most_gpus)
+def _trainer(queue: Any, victims: int, workers: int, work: Work, needs: Needs, resources: Resources) -> TorchTrainer:
     number: int | tuple[int, int] = workers
     if workers == 1:
-        slots = int(resources.most_gpus if gpus else resources.most_cpus // work.cpus)
-        number = max(1, min(victims, slots))
+        number = max(1, min(victims, resources.slots(needs)))
         if number > 1 and (resources.grows or len(ray.nodes()) > 1):
             number = (1, number)  # begin with the first machine that comes up, and go on with those that are left
     return TorchTrainer(
@@ -148,7 +163,7 @@ def _trainer(queue: Any, victims: int, workers: int, work: Work, resources: Reso
         # Victims that are trained apart exchange nothing, and gloo does that without a GPU.
         torch_config=TorchConfig(backend="gloo" if workers == 1 else None, timeout_s=PATIENCE),
         scaling_config=ray.train.ScalingConfig(
-            num_workers=number, use_gpu=gpus, resources_per_worker={"CPU": work.cpus, **({"GPU": 1} if gpus else {})}
+            num_workers=number, use_gpu=bool(needs.gpus), resources_per_worker=bundle(needs)
         ),
         run_config=ray.train.RunConfig(
             # Of its own: Ray Train would take a run of the same name for the one to go on with.

@@ -42,9 +42,8 @@ class Work:
     """Where relative paths in an experiment start: the folder of the person who typed the command."""
     records: str = field(repr=False)
     """Where Ray keeps its own files of this launch, as a location as well."""
-    cpus: float
-    gpus: float
-    """Of one trial; 0 where the cluster has no GPU."""
+    cpus: float = 1
+    """Of the process that is told."""
     proxies: tuple[str, ...] = ()
     """What every row must have measured."""
     imports: tuple[str, ...] = ()
