@@ -16,7 +16,9 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: $(STAMP)
 	$(BIN)/bdray sweep sweeps/demo.py
+	$(BIN)/bdray sweep sweeps/demo_modalities.py
 	$(BIN)/bdray table --sweep demo --sort asr_after --picture store/demo.png
+	$(BIN)/bdray table --sweep demo_modalities --columns victim,attack,utility_before,utility_after,asr_before,asr_after
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -31,7 +31,7 @@ from bdray.store.refusal import Refused
 from bdray.store.row import Row, of_record, to_table
 from bdray.store.store import DamagedFile, Store
 from bdray.victim import backdoor
-from tests.test_proxies import proxy_of
+from tests.proxies.test_proxies import proxy_of
 from tests.tiny import quick, tiny, tiny_config
 
 SCORES = [f"{name}_{when}" for name in ("utility", "asr", "recovery", "target_utility") for when in ("before", "after")]

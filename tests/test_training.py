@@ -11,6 +11,7 @@ from bdray.samples import Samples, Splits
 from bdray.seeds import rng
 from bdray.task import Batch, Task
 from bdray.training import Training, batches, fit
+from tests.tiny import Line
 
 TASK = Task.of({"name": "image", "data": {"name": "miniature", "held": 0.0}})
 SHORT = Training(epochs=3, batch=32)
@@ -71,17 +72,6 @@ def test_the_optimizer_is_what_was_asked_for() -> None:
     training = Training(lr=0.3, momentum=0.8, weight_decay=0.01, nesterov=True)
     (group,) = training.stepper([nn.Parameter(torch.zeros(1))]).param_groups
     assert (group["lr"], group["momentum"], group["weight_decay"], group["nesterov"]) == (0.3, 0.8, 0.01, True)
-
-
-class Line(nn.Module):
-    """One weight; what it says of class 1 is the weight times the first pixel."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.tensor([0.5]))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.stack([torch.zeros(len(x)), self.weight * x[:, 0, 0, 0]], dim=1)
 
 
 def test_two_steps_by_hand() -> None:

@@ -325,7 +325,7 @@ def leave_out(rows: Sequence[Mapping[str, Any]], trials: Sequence[Trial], aim: O
         )
     short, fields = numbered(names)
     found = []
-    for value in sorted(set(values.values())):
+    for value in sorted(set(values.values()), key=_in_order):
         inside = [[row for row in panel if values[row["victim"]] == value] for panel in panels]
         outside = [[row for row in panel if values[row["victim"]] != value] for panel in panels]
         scores = [aim.value(panel) for panel in outside]
@@ -356,6 +356,14 @@ def leave_out(rows: Sequence[Mapping[str, Any]], trials: Sequence[Trial], aim: O
             }
         )
     return found
+
+
+def _in_order(value: str) -> tuple[bool, float, str]:
+    """Numbers by their size, before all texts."""
+    try:
+        return False, float(value), value
+    except ValueError:
+        return True, 0.0, value
 
 
 def _values(rows: Sequence[Mapping[str, Any]], path: str) -> dict[str, str]:

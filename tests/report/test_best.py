@@ -16,7 +16,7 @@ from bdray.spec import BadInput
 from bdray.store.row import Row, to_table
 from bdray.store.store import Store
 from bdray.store.trials import Trial
-from tests.test_table import make_row
+from tests.report.test_table import make_row
 from tests.tiny import quick, tiny
 
 AIM = Objective(proxy="lipschitz")
@@ -204,6 +204,12 @@ def test_leave_out_by_hand() -> None:
         best.leave_out(to_table(rows).to_pylist(), (), Objective(kind="oracle"), "atack")
     lines = list(csv.DictReader(io.StringIO(best.render_left_out(list(found.values()), AIM, "attack", "csv"))))
     assert tuple(lines[0]) == best.LEFT_OUT
+
+
+def test_what_is_left_out_comes_in_the_order_of_numbers() -> None:
+    rows = [make_row({"seed": seed, "defense": quick("nft", lr=lr)}, asr_after=lr) for seed in (10, 2) for lr in (0.1, 0.2)]
+    found = best.leave_out(to_table(rows).to_pylist(), (), Objective(kind="oracle"), "seed")
+    assert [record["left_out"] for record in found] == ["2", "10"]
 
 
 def test_victims_that_did_not_plant_are_left_out_and_said() -> None:

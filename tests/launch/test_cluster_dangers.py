@@ -14,7 +14,7 @@ from bdray.launch.cluster.config import Finding
 from bdray.launch.cluster.containers import run_options
 from bdray.launch.cluster.leaks import leaks
 from bdray.spec import BadInput, Config
-from tests.test_cluster_files import WORLD, changed, filled, findings, head, home, opened, parsed, says, spot
+from tests.launch.test_cluster_files import WORLD, changed, filled, findings, head, home, opened, parsed, says, spot
 
 __all__ = ["home"]  # a fixture, which every test here needs
 

@@ -17,7 +17,7 @@ from bdray.store.curve import CURVES
 from bdray.store.keeping import check, compact, show
 from bdray.store.store import Store
 from bdray.store.trials import Trial, put_trial
-from tests.test_store import files, finals, make_row
+from tests.store.test_store import files, finals, make_row
 
 
 def filled(store: Store) -> Store:

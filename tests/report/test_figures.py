@@ -23,7 +23,7 @@ from bdray.spec import BadInput
 from bdray.store.curve import CURVES
 from bdray.store.row import Row
 from bdray.store.store import Store
-from tests.test_table import make_row
+from tests.report.test_table import make_row
 from tests.tiny import quick, tiny
 
 NAN = float("nan")

@@ -27,21 +27,10 @@ from bdray.store.store import Store, StoreCheckpoint
 from bdray.task import Task
 from bdray.training import Training, silent
 from bdray.victim import backdoor
-from tests.tiny import quick, tiny
+from tests.tiny import Line, quick, tiny
 
 TASK = Task.of({"name": "image", "data": {"name": "miniature", "held": 0.0}})
 PLAIN = Training(epochs=7, augment=False, momentum=0.0, weight_decay=0.0)
-
-
-class Line(nn.Module):
-    """One weight; what it says of class 1 is the weight times the first pixel."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.tensor([0.5]))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.stack([torch.zeros(len(x)), self.weight * x[:, 0, 0, 0]], dim=1)
 
 
 def bright(values: list[int] | Tensor, labels: list[int] | Tensor | int = 1) -> Samples:
@@ -487,7 +476,7 @@ def test_too_few_clean_samples_are_told(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_a_team_of_one_trains_in_the_defense(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the victim was trained by does not matter."""
-    monkeypatch.setattr("tests.test_advrbd.PLAIN", PLAIN.model_copy(update={"workers": 4}))
+    monkeypatch.setattr("tests.defenses.test_advrbd.PLAIN", PLAIN.model_copy(update={"workers": 4}))
     found = Defending(monkeypatch, bright(VALUES, torch.tensor(LABELS)))
     assert {recipe.workers for *_, recipe in found.stages} == {1}
 
@@ -495,7 +484,7 @@ def test_a_team_of_one_trains_in_the_defense(monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.parametrize("augment", [False, True])
 def test_the_clean_model_is_trained_as_the_victim_was(monkeypatch: pytest.MonkeyPatch, augment: bool) -> None:
     """With its augmentation, whatever is done in the warm-up."""
-    monkeypatch.setattr("tests.test_advrbd.PLAIN", PLAIN.model_copy(update={"augment": True}))
+    monkeypatch.setattr("tests.defenses.test_advrbd.PLAIN", PLAIN.model_copy(update={"augment": True}))
     found = Defending(monkeypatch, bright(VALUES, torch.tensor(LABELS)), augment=augment)
     assert [recipe.augment for *_, recipe in found.stages] == [augment, True]
 

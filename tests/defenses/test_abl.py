@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from bdray.defenses import Evidence
 from bdray.defenses._stages import Stages
@@ -17,19 +17,9 @@ from bdray.seeds import rng
 from bdray.spec import BadInput
 from bdray.task import Task
 from bdray.training import Training, silent
+from tests.tiny import Line
 
 TASK = Task.of({"name": "image", "data": "miniature"})
-
-
-class Line(nn.Module):
-    """One weight; what it says of class 1 is the weight times the first pixel."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.tensor([0.5]))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.stack([torch.zeros(len(x)), self.weight * x[:, 0, 0, 0]], dim=1)
 
 
 def bright(values: list[int], label: int = 1) -> Samples:

@@ -15,7 +15,7 @@ from bdray.__main__ import main
 from bdray.store.row import spec_of
 from bdray.store.store import Store
 from bdray.victim import backdoor
-from tests.test_table import make_row
+from tests.report.test_table import make_row
 from tests.tiny import tiny
 
 QUICK = ["task.data=miniature", "task.model.width=4", "training.epochs=1", "defense.steps=2", "defense.shots=1"]

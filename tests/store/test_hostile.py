@@ -34,7 +34,7 @@ from bdray.store.seal import MARK, ROWS, note_of
 from bdray.store.store import DamagedFile, Store
 from bdray.store.trials import Trial, put_trial
 from bdray.wording import printable
-from tests.test_store import files, keyed, make_row, named
+from tests.store.test_store import files, keyed, make_row, named
 from tests.tiny import tiny
 
 ESC = "\x1b]0;pwned\x07\x1b[31m"

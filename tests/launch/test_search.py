@@ -30,7 +30,7 @@ from bdray.spec import BadInput
 from bdray.store.store import Store
 from bdray.store.trials import Trial, put_trial, trials
 from bdray.victim import backdoor
-from tests.test_table import make_row
+from tests.report.test_table import make_row
 from tests.tiny import quick, tiny_config
 
 NFT = quick("nft", lr=tune.loguniform(0.01, 0.5), alpha=tune.uniform(0, 1), bn=tune.choice(["train", "eval"]))

@@ -17,7 +17,7 @@ from bdray.__main__ import main
 from bdray.launch.cluster import check
 from bdray.spec import BadInput, Config
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 FILLED = {
     "<bucket>": "rows-of-mine",
     "<head-profile>": "bdray-head",

@@ -25,7 +25,7 @@ from bdray.store.files import Files
 from bdray.store.filesystems import with_defaults
 from bdray.store.store import Store
 from tests.bucket import Server
-from tests.test_store import finals, keyed, make_row, named
+from tests.store.test_store import finals, keyed, make_row, named
 
 MIB = 2**20
 

@@ -18,6 +18,7 @@ from bdray.seeds import rng
 from bdray.spec import BadInput, Incompatible
 from bdray.task import Task
 from bdray.training import Training, silent
+from tests.tiny import Line
 
 TASK = Task.of({"name": "image", "data": {"name": "miniature", "held": 0.0}})
 
@@ -32,17 +33,6 @@ class Pixels(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.last(2 * x.flatten(1))
         return out
-
-
-class Line(nn.Module):
-    """One weight; what it says of class 1 is the weight times the first pixel."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.tensor([0.5]))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.stack([torch.zeros(len(x)), self.weight * x[:, 0, 0, 0]], dim=1)
 
 
 def images(count: int, height: int = 9, width: int = 12) -> Samples:

@@ -15,7 +15,7 @@ from bdray.spec import BadInput
 from bdray.store.claims import Claims
 from bdray.store.curve import CURVES
 from bdray.store.store import Store
-from tests.test_store import files, finals, keyed, make_row, named
+from tests.store.test_store import files, finals, keyed, make_row, named
 
 
 class Disk:

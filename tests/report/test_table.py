@@ -19,7 +19,7 @@ from bdray.report import query, table
 from bdray.report.picture import draw
 from bdray.spec import BadInput
 from bdray.store.row import Row, setting_of, to_table
-from tests.test_store import NOON
+from tests.store.test_store import NOON
 from tests.tiny import quick, tiny_config
 
 
@@ -471,7 +471,7 @@ class TestRender:
 class TestQuery:
     @pytest.fixture(autouse=True)
     def here(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """In this process: tests/test_query.py has the other one."""
+        """In this process: tests/report/test_query.py has the other one."""
 
         def select(rows: pa.Table, sql: str) -> pa.Table:
             schema, batches = query._ask(rows, sql)

@@ -25,7 +25,7 @@ from tests.setting import IMAGES, attack_of, made, stamped
 
 # Golden outputs
 
-GOLDEN = json.loads((Path(__file__).parent / "golden" / "triggers.json").read_text())
+GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "triggers.json").read_text())
 Source = tuple[str, str, str]
 
 SQUARE: Source = ("BackdoorBox", "AddTrigger.add_trigger (BadNets)", "3x3 white bottom-right, weight 1.0")

@@ -21,7 +21,7 @@ KEYS = {"591e7d348f422b53", "cc89d486025b6ae8", "8f376d12d9ddbb36", "72ea1186155
 
 @pytest.fixture
 def first(tmp_path: Path) -> Store:
-    shutil.copytree(Path(__file__).parent / "stores" / "first", tmp_path / "first")
+    shutil.copytree(Path(__file__).parents[1] / "stores" / "first", tmp_path / "first")
     return Store(str(tmp_path / "first"))
 
 

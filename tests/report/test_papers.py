@@ -29,7 +29,7 @@ from bdray.report.papers.beside import COLUMNS, OUTSIDE, Published, compare, out
 from bdray.spec import BadInput, Config, key_of
 from bdray.store.row import Row, setting_of, to_table
 from bdray.store.store import Store
-from tests.test_table import make_row
+from tests.report.test_table import make_row
 
 AWAITED = {
     "attack": {"none", "physical", "tact", "adaptive_blend", "adaptive_patch", "troj_one", "troj_all", "dyn_one", "dyn_all"}

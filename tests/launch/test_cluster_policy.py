@@ -10,7 +10,7 @@ import yaml
 
 from tests.iam import ACCOUNT, BUCKET, OURS, REGION, Policy, allowed, arn, written
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 POLICIES = written()
 HEAD, WORKER = POLICIES["head"], POLICIES["worker"]
 PROFILE = f"arn:aws:iam::{ACCOUNT}:instance-profile/bdray-worker"

@@ -436,7 +436,7 @@ def test_gauges_stand_on_metrics(exporting_ray: int) -> None:
     assert set(METRICS) == {f"ray_{name}" for name in GAUGES}
 
 
-DASHBOARD = Path(__file__).parent.parent / "deploy" / "grafana.json"
+DASHBOARD = Path(__file__).parents[2] / "deploy" / "grafana.json"
 RAY_METRICS = {
     "ray_cluster_active_nodes",
     "ray_resources",
@@ -516,5 +516,5 @@ class TestDashboard:
 
 
 def test_the_gauges_are_documented() -> None:
-    text = (Path(__file__).parent.parent / "docs" / "watch.md").read_text()
+    text = (Path(__file__).parents[2] / "docs" / "watch.md").read_text()
     assert set(re.findall(r"`(ray_bdray_\w+)`", text)) == set(METRICS)

@@ -32,7 +32,7 @@ from bdray.victim import Backdoored
 from tests.tiny import tiny
 
 CHEATS = ("no_target", "constant", "coin", "memoriser")
-FOLDER = Path(__file__).parent / "cheats"
+FOLDER = Path(__file__).parents[1] / "cheats"
 NAMES = [path.stem for path in FOLDER.glob("*.py") if path.stem != "__init__"]
 ATTACKS: tuple[dict[str, Any], ...] = ({"name": "badnets"}, {"name": "badnets", "pattern": "checkerboard", "opacity": 1.0})
 DEFENSES = ("none", "honest", *CHEATS, "knower")
