@@ -380,34 +380,26 @@ class TestLaunch:
             launch(plan(sweep, shared, Path()), shared, Path())
             assert len(plan(sweep, shared, Path()).done) == 6  # its own rows now, whatever its name
 
-    def test_half_a_row_and_half_a_victim_are_made_again(self, local_ray: None, shared: Store) -> None:
-        root = Path(shared.location())
-        one = next(e for e in experiments(sweep_of(seeds=1)) if e.defense.name == "none")
-        # A cell of this sweep whose row was cut short, and whose victim was too.
-        found = plan(Sweep(space=one.config(), name="half"), shared, Path())
-        launch(found, shared, Path())
-        row = root / "rows" / "half" / f"{one.key()}.parquet"
-        for compacted in (root / "rows").glob("*.parquet"):
-            compacted.unlink()
-        row.parent.mkdir(exist_ok=True)
-        row.write_bytes(b"PAR1 and no more")
-        model = root / "victims" / one.victim_key() / "model.safetensors"
-        model.write_bytes(model.read_bytes()[:500])
-        with pytest.warns(DamagedFile):
-            found = plan(Sweep(space=one.config(), name="half"), shared, Path())
-        assert (len(found.missing), list(found.victims)) == (1, [one.victim_key()])
-        assert launch(found, shared, Path()) == 0
-        assert shared.rows("half").to_pylist()[0]["status"] == "done"
-
-    def test_failures_leave_rows_and_the_rest_goes_on(self, local_ray: None, store: Store) -> None:
-        """One victim's training diverges, two cells make no sense, one is fine."""
+    def test_failures_leave_rows_what_is_damaged_is_made_again_and_the_rest_goes_on(
+        self, local_ray: None, store: Store
+    ) -> None:
+        """One victim's training diverges, two cells make no sense, one is fine; its victim and its row were cut short."""
         space = tiny_config(
             training=tune.grid_search([{"epochs": 3, "batch": 32, "lr": 1e38}, {"epochs": 1}]),
             defense=tune.grid_search(["none", {"name": "nft", "site": "layernorm", "shots": 1}]),
         )
         sweep = Sweep(space=space, name="bad")
-        found = plan(sweep, store, Path())
-        assert (len(found.missing), len(found.skipped)) == (2, 2)
+        one = next(e for e in experiments(sweep) if e.training.epochs == 1 and e.defense.name == "none")
+        backdoor(one, store, Path())
+        root = Path(store.location())
+        model = root / "victims" / one.victim_key() / "model.safetensors"
+        model.write_bytes(model.read_bytes()[:500])
+        row = root / "rows" / "bad" / f"{one.key()}.parquet"
+        row.parent.mkdir(parents=True)
+        row.write_bytes(b"PAR1 and no more")
+        with pytest.warns(DamagedFile):
+            found = plan(sweep, store, Path())
+        assert (len(found.missing), len(found.victims), len(found.skipped)) == (2, 2, 2)
         assert launch(found, store, Path()) == 1
         rows = store.rows("bad").to_pylist()
         assert sorted(row["status"] for row in rows) == ["done", "failed", "skipped", "skipped"]
