@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-import math
 import os
 import site
 import socket
@@ -79,7 +78,7 @@ class Resources:
             got = f"{getattr(needs, name):g}" if name in given else f"{getattr(needs, name):g} {UNITS[name]} for a process"
         else:
             there, name = "no machine of this Ray has all of it", next(iter(given), "memory")
-            got = ", ".join(f"{value:g} {UNITS[n]}" for n, value in needs._asdict().items() if value) + " for a process"
+            got = f"{told(needs)} for a process"
         whose = f"the sweep's {name}" if name in given else f"the task {task!r}"
         raise BadInput(
             f"{whose}: got {got}, but {there}, so no cell could ever start; lower Sweep({name}=...), or name another cluster "
@@ -91,8 +90,18 @@ class Resources:
         now = sum(needs.times_in(machine) for machine in self.machines)
         if not self.grows:
             return max(1, now)
-        later = min(self.cpus // needs.cpus, self.gpus // needs.gpus if needs.gpus else math.inf)
-        return max(1, now, int(later))
+        asked = {"cpus": self.most_cpus, **({"gpus": self.most_gpus} if needs.gpus else {})}
+        return max(1, now, min(int(self._later(needs, name, most)) for name, most in asked.items()))
+
+    def _later(self, needs: Needs, name: str, most: float) -> float:
+        """How many machines that together have so much of this hold, if all are of the kind that makes the most of it."""
+        has = [(needs.times_in(kind), getattr(kind, name)) for kind in self.kinds]
+        return max((times * most / amount for times, amount in has if amount), default=0)
+
+
+def told(needs: Needs) -> str:
+    """In words."""
+    return ", ".join(f"{value:g} {UNITS[name]}" for name, value in needs._asdict().items() if value)
 
 
 def bundle(needs: Needs) -> dict[str, float]:

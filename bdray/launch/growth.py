@@ -32,8 +32,8 @@ def most() -> tuple[dict[str, float], tuple[Needs, ...]]:
         return {}, ()
     address = ray.get_runtime_context().gcs_address
     if heads[0] == ray.get_runtime_context().get_node_id():  # this machine, without the second that a worker takes to start
-        found = handed_over(address)
-        return (limit(found), kinds(found)) if found else ({}, ())
+        with contextlib.suppress(OSError):  # of another user or container, which a worker of this Ray shares
+            return _offered(handed_over(address, sure=True))
     there = NodeAffinitySchedulingStrategy(heads[0], soft=False)
     try:
         read = ray.remote(handed_over).options(num_cpus=0, scheduling_strategy=there)
@@ -43,7 +43,11 @@ def most() -> tuple[dict[str, float], tuple[Needs, ...]]:
             f"Ray started no worker on its head within {SECONDS:g} s, perhaps because that machine is busy: see `ray status`; "
             "nothing is lost: the same command goes on"
         ) from None
-    return (limit(found), kinds(found)) if found else ({}, ())
+    return _offered(found)
+
+
+def _offered(config: dict[str, Any] | None) -> tuple[dict[str, float], tuple[Needs, ...]]:
+    return (limit(config), kinds(config)) if config else ({}, ())
 
 
 def limit(config: dict[str, Any]) -> dict[str, float]:
@@ -73,15 +77,19 @@ def _parsed(text: str) -> dict[str, float]:
         raise BadInput(f"BDRAY_GROWS_TO: got {text!r}, expected what the cluster may grow to, as in CPU=56,GPU=8") from None
 
 
-def handed_over(address: str) -> dict[str, Any] | None:
-    """On the head of the Ray at this address: the file that its autoscaler works with; None where it has no autoscaler."""
-    option = f"--gcs-address={address}"
+def handed_over(address: str, sure: bool = False) -> dict[str, Any] | None:
+    """On the head of the Ray at this address: the file that its autoscaler works with; None where it has no autoscaler. Raises
+    OSError where this process cannot read the file and, to be `sure`, where it sees no process of that Ray."""
+    option, seen = f"--gcs-address={address}", False
     for process in Path("/proc").glob("[0-9]*/cmdline"):
         words = []
         with contextlib.suppress(OSError):  # it has ended meanwhile
             words = process.read_text(errors="replace").split("\0")
+        seen |= option in words
         files = [word.partition("=")[2] for word in words if word.startswith("--autoscaling-config=")]
         if option in words and files:
             config: dict[str, Any] = json.loads(Path(files[0]).expanduser().read_text())
             return config
+    if sure and not seen:
+        raise ProcessLookupError(f"no process of the Ray at {address} to be seen")
     return None

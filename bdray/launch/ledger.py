@@ -263,15 +263,20 @@ def launch(found: Plan, store: Store, root: Path, address: str | None = None) ->
 
 
 def _granted(found: Plan, resources: Resources) -> tuple[dict[Task, Needs], dict[Task, Needs]]:
-    """What the cells and the victims of each task get. Raises BadInput for what no machine can ever hold."""
+    """What the cells and the victims of each task get; the trials of a search, each of which may have any of the panel's tasks,
+    all get the most. Raises BadInput for what no machine can ever hold."""
     sweep, cells = found.sweep, found.missing
     if sweep.searches:
         cells = cells_of(sweep, drawn(sweep, 0))
     tasks = {cell.experiment.task: cell.experiment.task.name for cell in cells}
     trained = {experiment.task: experiment.task.name for experiment in found.victims.values()}
     given = sweep.given.keys()
+    needs = {task: resources.granted(sweep.cell_needs(task), name, given) for task, name in tasks.items()}
+    if len(needs) > 1 and sweep.searches:
+        most = Needs(*map(max, zip(*needs.values(), strict=True)))
+        needs = dict.fromkeys(needs, resources.granted(most, ", ".join(tasks.values()), given))
     return (
-        {task: resources.granted(sweep.cell_needs(task), name, given) for task, name in tasks.items()},
+        needs,
         {task: resources.granted(sweep.victim_needs(task), name, given - {"gpus"}) for task, name in trained.items()},
     )
 
@@ -299,10 +304,8 @@ class _Driver:
                 key, (status, error) = next(iter(errors.items()))
                 cure = "; the same command tries it again" if status == "lost" else ""
                 raise BadInput(f"the panel's victim {key} {_untrained(status)}: {error}{cure}")
-            most = Needs(*map(max, zip(*self.cell_needs.values(), strict=True)))
-            return run_search(
-                self.found.sweep, self.found.past, self.work, self.store, most, self.resources.slots(most), self.watch
-            )
+            needs = next(iter(self.cell_needs.values()))
+            return run_search(self.found.sweep, self.found.past, self.work, self.store, needs, slots, self.watch)
         ended, left = Counter[str](), list(self.found.missing)
         while left:
             for cell in [cell for cell in left if cell.victim in errors]:

@@ -18,7 +18,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util.placement_group import PlacementGroup
 
 from bdray.experiment import Experiment
-from bdray.launch.connect import Resources, bundle
+from bdray.launch.connect import Resources, bundle, told
 from bdray.launch.ends import LIVES, dead_nodes, forget, judged
 from bdray.launch.queue import Queue, wait
 from bdray.launch.watch.watch import Watch
@@ -100,8 +100,7 @@ def train_victims(
         most = resources.slots(each)
         if workers > most:
             key = next(iter(group))
-            kind = "GPUs" if each.gpus else f"times {each.cpus:g} CPUs"
-            reason = f"training.workers: got {workers}, but this Ray has only {most} {kind}; lower it"
+            reason = f"training.workers: got {workers}, but this Ray has only {most} times {told(each)}; lower it"
             progress.add(0, 1, {key: ("failed", reason)})
             continue
         _train_group(group, workers, dataclasses.replace(work, cpus=each.cpus), store, each, resources, progress)

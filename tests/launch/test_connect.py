@@ -128,6 +128,10 @@ def test_what_an_autoscaler_can_start_counts() -> None:
     assert granted(later, Sweep(space={}, cpus=8, gpus=1)) == (8, 1, 2)
     assert granted(later, Sweep(space={})) == (1, 0.25, 2)
     assert later.slots(Needs(1, 0.25, 2)) == 32
+    whole = Resources((Needs(0, 0, 8),), (Needs(8, 1, 14),), most_cpus=64, most_gpus=8)
+    assert whole.slots(Needs(5, 0, 1)) == 8  # not 64 // 5: none is split over two machines
+    assert whole.slots(Needs(1, 0.25, 6)) == 2 * 8
+    assert Resources((Needs(0, 0, 8),), (Needs(49, 0, math.inf),), most_cpus=147).slots(Needs(49)) == 3
     now = Resources((SMALL,))
     assert not now.grows
     assert granted(now, Sweep(space={})) == (1, 0, 2)

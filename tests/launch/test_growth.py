@@ -1,7 +1,9 @@
 """What a cluster may grow to."""
 
 import copy
+import json
 import math
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -58,6 +60,57 @@ def test_somebody_elses_autoscaler_is_told(monkeypatch: pytest.MonkeyPatch) -> N
             BadInput, match=r"BDRAY_GROWS_TO: got .*, expected what the cluster may grow to, as in CPU=56,GPU=8"
         ):
             growth.most()
+
+
+@pytest.fixture
+def head(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """This machine is the head of a Ray, whose workers know CONFIG; the calls that they got."""
+    calls: list[Any] = []
+
+    class Read:
+        def __init__(self, call: Any) -> None: ...
+
+        def options(self, **_: Any) -> "Read":
+            return self
+
+        def remote(self, *given: Any) -> Config:
+            calls.append(given)
+            return CONFIG
+
+    monkeypatch.delenv("BDRAY_GROWS_TO", raising=False)
+    node = {"NodeID": "0" * 56, "Alive": True, "Resources": {"node:__internal_head__": 1.0}}
+    monkeypatch.setattr(ray, "nodes", lambda: [node])
+    here = SimpleNamespace(gcs_address="10.0.0.1:6379", get_node_id=lambda: node["NodeID"])
+    monkeypatch.setattr(ray, "get_runtime_context", lambda: here)
+    monkeypatch.setattr(ray, "remote", Read)
+    monkeypatch.setattr(ray, "get", lambda found, timeout: found)
+    return calls
+
+
+@pytest.mark.parametrize(
+    ("processes", "asked"),
+    [
+        ([], 1),  # another container
+        (["--autoscaling-config=nosuchfile --gcs-address=10.0.0.1:6379"], 1),  # of another user's home
+        (["--gcs-address=10.0.0.1:6379"], 0),
+        (["--autoscaling-config={file} --gcs-address=10.0.0.2:6379", "--gcs-address=10.0.0.1:6379"], 0),
+        (["--autoscaling-config={file} --gcs-address=10.0.0.1:6379"], 0),
+    ],
+)
+def test_what_this_process_cannot_see_of_its_own_machine_a_worker_is_asked(
+    processes: list[str], asked: int, head: list[Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(CONFIG))
+    paths = []
+    for number, words in enumerate(processes):
+        paths.append(tmp_path / str(number))
+        paths[-1].write_text("\0".join(["python", *words.format(file=file).split()]))
+    monkeypatch.setattr(Path, "glob", lambda self, pattern: paths)
+    total, _ = growth.most()
+    assert len(head) == asked
+    offered = asked or any(str(file) in path.read_text() and "10.0.0.1" in path.read_text() for path in paths)
+    assert total == (growth.limit(CONFIG) if offered else {})
 
 
 def test_a_head_too_busy_to_answer_is_not_taken_for_a_dead_one(monkeypatch: pytest.MonkeyPatch) -> None:

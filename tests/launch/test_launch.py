@@ -19,15 +19,20 @@ from bdray.defenses.nft import Nft
 from bdray.experiment import Experiment
 from bdray.launch import Sweep, launch, plan, read_sweep
 from bdray.launch.cells import WAIT, Listener, run_cells
+from bdray.launch.connect import Resources
 from bdray.launch.ends import End
 from bdray.launch.expand import expand
+from bdray.launch.ledger import Plan, _granted
 from bdray.launch.queue import Queue
 from bdray.launch.settings import cells_of, check_search, drawn
+from bdray.launch.victims import train_victims
 from bdray.launch.watch.watch import Watch
 from bdray.launch.work import Work
+from bdray.needs import Needs
 from bdray.run import run
 from bdray.spec import BadInput, Incompatible
 from bdray.store.store import DamagedFile, Store
+from bdray.task import Task
 from bdray.victim import backdoor
 from tests.tiny import quick, tiny_config
 
@@ -465,3 +470,25 @@ def test_ray_is_asked_for_what_each_cell_needs(store: Store, monkeypatch: pytest
     mixed = [{"CPU": 1.0, "GPU": 0.25, "memory": gib * 2.0**30} for gib in (2, 3)]
     assert sorted(asked[:2], key=str) == sorted(mixed, key=str)
     assert asked[2:] == [{"CPU": 2.0, "memory": 2.0**29}] * 2
+
+
+def test_a_team_that_does_not_fit_is_told_all_that_one_of_it_takes(store: Store) -> None:
+    """Here it is the memory of which there is too little."""
+    team = Experiment.of(tiny_config(training={"workers": 2}))
+    work = Work("s", "l", store.location(), ".", ".", str(store.location()))
+    watch = Watch("s", 1, stream=io.StringIO())
+    told = train_victims({"key": team}, work, store, lambda _: Needs(1, 0, 2), Resources((Needs(4, 0, 3),)), watch)
+    reason = "training.workers: got 2, but this Ray has only 1 times 1 CPUs, 2 GiB of memory; lower it"
+    assert told == {"key": ("failed", reason)}
+
+
+def test_a_trial_of_a_search_gets_what_every_task_of_its_panel_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which no machine has, though one has what each alone needs: Ray would wait for ever."""
+    for name, needs in (("image", Needs(2, 0, 1)), ("video", Needs(1, 0, 3))):
+        monkeypatch.setattr(Task.member(name), "cell_needs", needs)
+    panel = {"task": ["image", "video"]}
+    found = Plan(Sweep(name="s", space={"defense": {"name": "nft", "lr": tune.uniform(0, 1)}}, search="random", panel=panel))
+    cells, _ = _granted(found, Resources((Needs(2, 0, 3),)))
+    assert list(cells.values()) == [Needs(2, 0, 3)] * 2
+    with pytest.raises(BadInput, match="the task 'image, video': got 2 CPUs, 3 GiB of memory for a process, but no machine of"):
+        _granted(found, Resources((Needs(2, 0, 2), Needs(1, 0, 3))))
