@@ -4,6 +4,7 @@ Images are stamped at rest: uint8 [N, C, H, W] in, a new tensor of the same shap
 Fractions are cut off as a cast to uint8 does, because that is what the published triggers are, unless an attack says otherwise.
 """
 
+from abc import abstractmethod
 from typing import Any, ClassVar, NamedTuple, Self, final
 
 import torch
@@ -69,6 +70,7 @@ class Attack(Spec):
         """The trigger's tensors, drawn from `setting.rng`, read from a file or learned; called once a victim."""
         return {}
 
+    @abstractmethod
     def plant(self, samples: Samples, patterns: Patterns, setting: Setting) -> Samples:
         """The samples as they stand in the poisoned training set, inputs and targets; called once, on all that are poisoned."""
         raise NotImplementedError
@@ -77,6 +79,7 @@ class Attack(Spec):
         """The cover samples as they stand there: their targets stay true."""
         return samples.having(inputs=self.plant(samples, patterns, setting).inputs)
 
+    @abstractmethod
     def stamp(self, samples: Samples, patterns: Patterns, seed: int) -> Triggered:
         """The samples with their trigger, as at test time. What is drawn goes with each sample's place and `seed`, so that
         samples come out alike in whatever parts they are stamped."""
@@ -145,6 +148,7 @@ class Attack(Spec):
 class Each(Attack):
     """An attack that treats every input by itself: a member says how (`trigger`) and what is wanted; the rest is done here."""
 
+    @abstractmethod
     def trigger(self, x: Any, patterns: Patterns, draw: Draw) -> Any:
         """The triggered inputs, as at test time: a tensor of a tensor, a list of a list. What is drawn comes from `draw`."""
         raise NotImplementedError
@@ -157,6 +161,7 @@ class Each(Attack):
         """The inputs as they stand in the cover samples."""
         return self.planted(x, patterns, samples, setting)
 
+    @abstractmethod
     def wanted(self, samples: Samples, patterns: Patterns) -> Column:
         """What the attacker wants of each, a column like the targets."""
         raise NotImplementedError

@@ -4,6 +4,7 @@
 that names the folder or file, what was expected there and where the data set is published.
 """
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar, NamedTuple, NoReturn
@@ -41,8 +42,8 @@ class Data(Spec):
     """What is independent of all else in it, as far as is published: samples of one unit (the frames of a track, the drawings
     of a person) are alike, so that `held` takes whole ones."""
 
-    suited_model: ClassVar[Config] = {"name": "resnet18"}
-    """The model of an experiment that names none."""
+    suited_model: ClassVar[Config] = {}
+    """The model of an experiment that names none; empty: its task's default."""
 
     held: Share = 0.1
     """Share of the published training samples that the victim never sees and the defender may hold; as near to it as whole
@@ -51,6 +52,7 @@ class Data(Spec):
     """Training samples used, before `held` is taken off; drawn once, the same for every seed."""
     test_limit: Amount = 0
 
+    @abstractmethod
     def read(self, root: Path) -> Published:
         """Everything that was published, from the data folder `root`."""
         raise NotImplementedError
