@@ -59,8 +59,8 @@ class Experiment(Spec):
         spaces = self.defense.spaces
         if spaces and self.task.space not in spaces:
             raise Incompatible(
-                f"the defense {self.defense.name!r} moves inputs as {', '.join(sorted(spaces))} ({self.defense.because}), the "
-                f"task {self.task.name!r} names no such space; choose another"
+                f"the defense {self.defense.name!r} is for inputs that move as {', '.join(sorted(spaces))} "
+                f"({self.defense.because}), the task {self.task.name!r} names no such space; choose another"
             )
         if self.attack.steers and "train" in self.defense.needs:
             raise Incompatible(

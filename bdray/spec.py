@@ -25,6 +25,7 @@ from pydantic import (
     ConfigDict,
     Field,
     ModelWrapValidatorHandler,
+    PydanticUserError,
     ValidationError,
     model_validator,
 )
@@ -145,6 +146,8 @@ class Spec(BaseModel):
                 module = importlib.import_module(f"{cls.folder}.{name}")
             except SyntaxError as error:
                 raise BadInput(f"{error.filename}, line {error.lineno}: {error.msg}; mend it") from None
+            except PydanticUserError as error:  # of a field without a type
+                raise BadInput(f"{cls.folder}.{name}: {error.message}") from None
             found = [
                 c
                 for c in vars(module).values()

@@ -164,6 +164,7 @@ def test_what_a_task_lacks_is_a_sentence(members: Path, tmp_path: Path) -> None:
         ("def trigger", "def triger", r"bdray\.attacks\.shout: Shout has no trigger, expected in every attack"),
         ("ToClass", "Attack", r"Shout has no plant and no stamp, expected"),
         ("class Shout", "clas Shout", r"shout\.py, line 10: invalid syntax; mend it"),
+        ("marks: Count", "marks", r"bdray\.attacks\.shout: A non-annotated attribute was detected: `marks = 3`"),
         ("class Shout", "class _Shout", r"bdray\.attacks\.shout defines 0 attacks; a member is one module with one class"),
     ],
 )
@@ -172,6 +173,30 @@ def test_a_member_that_is_not_whole_is_a_sentence(old: str, new: str, told: str,
     file.write_text(re.sub(old, new, file.read_text()))
     with pytest.raises(BadInput, match=told):
         Experiment.of({"task": "text", "attack": "shout"})
+
+
+CLICK, WAVES = "bdray/attacks/click.py", "bdray/data/waves.py"
+
+
+@pytest.mark.parametrize(
+    ("path", "old", "new", "told"),
+    [
+        (CLICK, "return x", "pass", "the attack 'click' made another kind for 8 inputs, expected as many, of"),
+        (CLICK, "return x", "return x[1:]", "the attack 'click' made 7 of 8 inputs, expected as many, of"),
+        (CLICK, "return x", "return x.double()", "the attack 'click' made another kind for 8 inputs"),
+        (WAVES, ", targets)", ", targets[1:])", "waves: got 100 inputs and 99 targets of its training samples"),
+        (WAVES, ", targets)", ", targets.tolist())", "waves: its training samples are of list, expected tensors"),
+        (WAVES, ", targets)", ", targets.int())", r"are torch\.int32 from 0 to 3, expected torch\.int64 from 0 to 3"),
+        (WAVES, ", targets)", ", targets + 1)", r"are torch\.int64 from 1 to 4, expected torch\.int64 from 0 to 3"),
+    ],
+)
+def test_what_a_member_makes_is_looked_at(path: str, old: str, new: str, told: str, members: Path, tmp_path: Path) -> None:
+    """Some of it would end in scores of the wrong samples."""
+    file = members / path
+    assert old in file.read_text()
+    file.write_text(file.read_text().replace(old, new))
+    with pytest.raises(BadInput, match=told):
+        outcome({**RUNS[path], "attack": {"rate": 0.1}, "defense": "none"}, tmp_path)
 
 
 def test_they_are_written_as_the_linters_want_them(members: Path) -> None:

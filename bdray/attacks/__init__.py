@@ -168,25 +168,34 @@ class Each(Attack):
 
     @final
     def plant(self, samples: Samples, patterns: Patterns, setting: Setting) -> Samples:
-        inputs = _like(samples.inputs, self.planted(_bare(samples.inputs), patterns, samples, setting))
+        inputs = self._like(samples.inputs, self.planted(_bare(samples.inputs), patterns, samples, setting))
         return samples.having(inputs=inputs, targets=self.wanted(samples, patterns))
 
     @final
     def disguise(self, samples: Samples, patterns: Patterns, setting: Setting) -> Samples:
-        return samples.having(inputs=_like(samples.inputs, self.disguised(_bare(samples.inputs), patterns, samples, setting)))
+        inputs = self._like(samples.inputs, self.disguised(_bare(samples.inputs), patterns, samples, setting))
+        return samples.having(inputs=inputs)
 
     @final
     def stamp(self, samples: Samples, patterns: Patterns, seed: int) -> Triggered:
         made = self.trigger(_bare(samples.inputs), patterns, draws(seed, "stamp", samples.at))
-        return Triggered(samples.having(inputs=_like(samples.inputs, made)), self.wanted(samples, patterns))
+        return Triggered(samples.having(inputs=self._like(samples.inputs, made)), self.wanted(samples, patterns))
+
+    def _like(self, column: Column, values: Any) -> Column:
+        """The values that were made of a column, as one like it. Raises BadInput for others: None would be taken for unchanged
+        inputs."""
+        made = column.like(values) if isinstance(column, Rows) and isinstance(values, list) else values
+        if not isinstance(made, Tensor | Rows) or len(made) != len(column) or not alike(made, column):
+            got = f"{len(made)} of" if isinstance(made, Tensor | Rows) and alike(made, column) else "another kind for"
+            raise BadInput(
+                f"the attack {self.name!r} made {got} {len(column)} inputs, expected as many, of their type and shape; mend "
+                "its trigger"
+            )
+        return made
 
 
 def _bare(column: Column) -> Any:
     return column.tolist() if isinstance(column, Rows) else column
-
-
-def _like(column: Column, values: Any) -> Column:
-    return column.like(values) if isinstance(column, Rows) else values
 
 
 class ToClass(Each):
