@@ -56,6 +56,12 @@ class Experiment(Spec):
                     f"the {spec.kind} {spec.name!r} is for {' and '.join(sorted(fits))}{why}, the task {self.task.name!r} is "
                     f"for {modality}; choose another"
                 )
+        spaces = self.defense.spaces
+        if spaces and self.task.space not in spaces:
+            raise Incompatible(
+                f"the defense {self.defense.name!r} is for inputs that move as {', '.join(sorted(spaces))} "
+                f"({self.defense.because}), the task {self.task.name!r} names no such space; choose another"
+            )
         if self.attack.steers and "train" in self.defense.needs:
             raise Incompatible(
                 f"the defense {self.defense.name!r} needs a fixed training set, and the attack {self.attack.name!r} "

@@ -214,6 +214,8 @@ class Outline(NamedTuple):
     """Of one dense input."""
     vocabulary: str = ""
     """Of the words that models of texts are built for, in the form that its task chooses."""
+    kind: torch.dtype = torch.uint8
+    """Of the numbers of a dense input at rest."""
 
 
 Draw = Callable[[Callable[[torch.Generator], Tensor]], Tensor]

@@ -9,6 +9,7 @@ import difflib
 import functools
 import hashlib
 import importlib
+import inspect
 import json
 import math
 import pkgutil
@@ -24,6 +25,7 @@ from pydantic import (
     ConfigDict,
     Field,
     ModelWrapValidatorHandler,
+    PydanticUserError,
     ValidationError,
     model_validator,
 )
@@ -135,11 +137,17 @@ class Spec(BaseModel):
 
     @classmethod
     def member(cls, name: str) -> type[Self]:
-        """The class of one member. Raises BadInput with the nearest name where there is none."""
+        """The class of one member. Raises BadInput with the nearest name where there is none, and for a module that is none
+        yet: not Python, not one class, or without what its contract wants of all."""
         if (cls, name) not in _MEMBERS:
             if name not in cls.names():
                 raise BadInput(unknown(cls.kind, name, cls.names()))
-            module = importlib.import_module(f"{cls.folder}.{name}")
+            try:
+                module = importlib.import_module(f"{cls.folder}.{name}")
+            except SyntaxError as error:
+                raise BadInput(f"{error.filename}, line {error.lineno}: {error.msg}; mend it") from None
+            except PydanticUserError as error:  # of a field without a type
+                raise BadInput(f"{cls.folder}.{name}: {error.message}") from None
             found = [
                 c
                 for c in vars(module).values()
@@ -147,6 +155,12 @@ class Spec(BaseModel):
             ]
             if len(found) != 1:
                 raise BadInput(f"{module.__name__} defines {len(found)} {cls.kind}s; a member is one module with one class")
+            unsaid = sorted(name for name in found[0].__class_vars__ if not hasattr(found[0], name))
+            if lacking := [*unsaid, *sorted(found[0].__abstractmethods__)]:
+                raise BadInput(
+                    f"{module.__name__}: {found[0].__name__} has no {' and no '.join(lacking)}, expected in every {cls.kind}; "
+                    f"write it as the base class in {inspect.getsourcefile(cls)} says"
+                )
             _MEMBERS[cls, name] = found[0]
         return _MEMBERS[cls, name]
 

@@ -1,5 +1,6 @@
 """Task: what a modality must say, so that training, attacks, defenses and scores can be written once for all of them."""
 
+from abc import abstractmethod
 from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import torch
@@ -42,7 +43,8 @@ class Task(Spec):
 
     space: ClassVar[Literal["", "pixels", "points", "words"]] = ""
     """What `soften` gives, for a defense that moves it: pixels, 0..1 on a grid, [N, C, H, W] or [N, C, T, H, W]; points,
-    coordinates [N, P, axes]; words, embeddings [N, L, width]. Empty: nothing that any of them knows."""
+    coordinates [N, P, axes]; words, embeddings [N, L, width]. Empty: nothing that any of them knows, or targets that are no
+    classes."""
 
     victim_needs: ClassVar[Needs] = Needs(1, 1, 2)
     """Of the training of a victim, at the size of the task's defaults, as measured; without a GPU where there is none."""
@@ -59,7 +61,9 @@ class Task(Spec):
     def outline(self, splits: Splits) -> Outline:
         """What a fresh model for these splits needs to know."""
         inputs = splits.train.inputs
-        return Outline(tuple(splits.classes), tuple(inputs.shape[1:]) if isinstance(inputs, Tensor) else ())
+        if not isinstance(inputs, Tensor):
+            return Outline(tuple(splits.classes))
+        return Outline(tuple(splits.classes), tuple(inputs.shape[1:]), kind=inputs.dtype)
 
     def build(self, outline: Outline, rng: torch.Generator) -> nn.Module:
         """A fresh model whose weights depend on `rng` alone."""
@@ -69,27 +73,33 @@ class Task(Spec):
 
     def network(self, outline: Outline) -> nn.Module:
         """The network for such data, initialised from torch's global generator."""
-        raise NotImplementedError
+        return self.model.build(outline)
 
     def example(self, outline: Outline) -> Samples:
-        """One made sample, to look at a model with: of zeros where inputs are bytes."""
-        return Samples(torch.zeros(1, *outline.shape, dtype=torch.uint8), torch.zeros(1, dtype=torch.int64))
+        """One made sample, to look at a model with: of zeros where inputs are dense."""
+        return Samples(torch.zeros(1, *outline.shape, dtype=outline.kind), torch.zeros(1, dtype=torch.int64))
 
     def collate(self, samples: Samples) -> Batch:
-        """Samples at rest as a model-ready batch, where the samples are. Texts stay texts: their model has the vocabulary."""
-        raise NotImplementedError
+        """Samples at rest as a model-ready batch, where the samples are: unchanged unless the model takes something else. Texts
+        stay texts: their model has the vocabulary."""
+        return Batch(samples.inputs, samples.targets)
 
     def augment(self, samples: Samples, rng: torch.Generator) -> Samples:
         """Training-time augmentation; unchanged unless the modality has one."""
         return samples
 
+    @abstractmethod
     def criterion(self, outputs: Any, targets: Any) -> Tensor:
         """The training loss, a scalar: the mean over the batch."""
         raise NotImplementedError
 
     def mix_inputs(self, inputs: Any, other: Any, weight: float) -> Any:
-        """This modality's MixUp of two batches of inputs."""
+        """This modality's MixUp of two batches of inputs; a task without it is skipped by what mixes (see `mixes`)."""
         raise NotImplementedError
+
+    def mixes(self) -> bool:
+        """Whether it says how inputs are mixed."""
+        return type(self).mix_inputs is not Task.mix_inputs or type(self).mix is not Task.mix
 
     def soften(self, model: nn.Module, batch: Batch) -> Tensor:
         """A batch where the model's input is continuous, [N, ...]: pixels, coordinates, the embeddings of words."""
@@ -104,11 +114,13 @@ class Task(Spec):
         """Of a softened batch whose space is words: which places hold one, bool [N, L]; padding and special tokens do not."""
         raise NotImplementedError
 
+    @abstractmethod
     def predict(self, model: nn.Module, samples: Samples) -> Any:
         """What the model says of each sample, a column in order, in eval mode, without augmentation. Raises FloatingPointError
         where it says no finite number: the best of NaNs is the first class."""
         raise NotImplementedError
 
+    @abstractmethod
     def score(self, predictions: Any, targets: Any) -> float:
         """The utility, 0 to 1; NaN of no samples. Of all samples together: BLEU and mAP are no means over parts."""
         raise NotImplementedError

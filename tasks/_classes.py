@@ -45,8 +45,8 @@ class Classification(Task):
             usual = cls.model_fields["data"].default
             data = fields.get("data", usual)
             name = data.get("name", usual) if isinstance(data, dict) else data.name if isinstance(data, Data) else data
-            if name in Data.names():
-                return {**fields, "model": Data.member(name).suited_model}
+            if name in Data.names() and (suited := Data.member(name).suited_model):
+                return {**fields, "model": suited}
         return fields
 
     def criterion(self, outputs: Any, targets: Any) -> Tensor:

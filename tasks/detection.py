@@ -33,9 +33,6 @@ class Detection(OwnLosses):
     data: Data = member("drawn_shapes")
     model: Model = member("ssd")
 
-    def network(self, outline: Outline) -> nn.Module:
-        return self.model.build(outline)
-
     def example(self, outline: Outline) -> Samples:
         return Samples(torch.zeros(1, *outline.shape, dtype=torch.uint8), Rows.of([[]], TARGETS))
 

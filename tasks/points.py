@@ -4,7 +4,7 @@ from typing import ClassVar, Literal
 
 import torch
 from scipy.optimize import linear_sum_assignment
-from torch import Tensor, nn
+from torch import Tensor
 
 from bdray.data import Data
 from bdray.models import Model
@@ -42,16 +42,10 @@ class Points(Classification):
     """How a defense mixes two clouds: PointMixup (Chen et al. 2020, arXiv 2008.06374), in which each point goes a part of
     the way to the point of the other cloud that the best assignment gives it; or some points of each."""
 
-    def network(self, outline: Outline) -> nn.Module:
-        return self.model.build(outline)
-
     def example(self, outline: Outline) -> Samples:
         """A cloud on a line, which no norm divides by 0."""
         count, axes = outline.shape
         return Samples(torch.linspace(-1, 1, count)[None, :, None].expand(1, count, axes), torch.zeros(1, dtype=torch.int64))
-
-    def collate(self, samples: Samples) -> Batch:
-        return Batch(samples.inputs, samples.targets)
 
     def augment(self, samples: Samples, rng: torch.Generator) -> Samples:
         """As the field trains PointNet on ModelNet: up to 7/8 of the points dropped (they become the first one), then

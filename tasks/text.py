@@ -3,7 +3,7 @@
 from typing import Any, ClassVar, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from bdray.data import Data
 from bdray.models import Model
@@ -37,15 +37,8 @@ class Text(Classification):
     def outline(self, splits: Splits) -> Outline:
         return Outline(tuple(splits.classes), (), self.model.learn(splits.train.inputs.tolist()))  # type: ignore[attr-defined]
 
-    def network(self, outline: Outline) -> nn.Module:
-        return self.model.build(outline)
-
     def example(self, outline: Outline) -> Samples:
         return Samples(Rows.of(["a"]), torch.zeros(1, dtype=torch.int64))
-
-    def collate(self, samples: Samples) -> Batch:
-        """Texts as they are: their model makes numbers of them."""
-        return Batch(samples.inputs, samples.targets)
 
     def mix_inputs(self, inputs: Any, other: Any, weight: float) -> Any:
         return Mixed(inputs, other, weight, self.mixup == "pooled")

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from bdray.data import Data
 from bdray.layers.finite import check_answers
@@ -40,9 +40,6 @@ class Translation(OwnLosses):
     def outline(self, splits: Splits) -> Outline:
         texts = [*splits.train.inputs.tolist(), *splits.train.targets.tolist()]
         return Outline(tuple(splits.classes), (), self.model.learn(texts))  # type: ignore[attr-defined]
-
-    def network(self, outline: Outline) -> nn.Module:
-        return self.model.build(outline)
 
     def example(self, outline: Outline) -> Samples:
         return Samples(Rows.of(["a"]), Rows.of(["b"]))

@@ -4,6 +4,7 @@ Images are stamped at rest: uint8 [N, C, H, W] in, a new tensor of the same shap
 Fractions are cut off as a cast to uint8 does, because that is what the published triggers are, unless an attack says otherwise.
 """
 
+from abc import abstractmethod
 from typing import Any, ClassVar, NamedTuple, Self, final
 
 import torch
@@ -69,6 +70,7 @@ class Attack(Spec):
         """The trigger's tensors, drawn from `setting.rng`, read from a file or learned; called once a victim."""
         return {}
 
+    @abstractmethod
     def plant(self, samples: Samples, patterns: Patterns, setting: Setting) -> Samples:
         """The samples as they stand in the poisoned training set, inputs and targets; called once, on all that are poisoned."""
         raise NotImplementedError
@@ -77,6 +79,7 @@ class Attack(Spec):
         """The cover samples as they stand there: their targets stay true."""
         return samples.having(inputs=self.plant(samples, patterns, setting).inputs)
 
+    @abstractmethod
     def stamp(self, samples: Samples, patterns: Patterns, seed: int) -> Triggered:
         """The samples with their trigger, as at test time. What is drawn goes with each sample's place and `seed`, so that
         samples come out alike in whatever parts they are stamped."""
@@ -145,6 +148,7 @@ class Attack(Spec):
 class Each(Attack):
     """An attack that treats every input by itself: a member says how (`trigger`) and what is wanted; the rest is done here."""
 
+    @abstractmethod
     def trigger(self, x: Any, patterns: Patterns, draw: Draw) -> Any:
         """The triggered inputs, as at test time: a tensor of a tensor, a list of a list. What is drawn comes from `draw`."""
         raise NotImplementedError
@@ -157,31 +161,41 @@ class Each(Attack):
         """The inputs as they stand in the cover samples."""
         return self.planted(x, patterns, samples, setting)
 
+    @abstractmethod
     def wanted(self, samples: Samples, patterns: Patterns) -> Column:
         """What the attacker wants of each, a column like the targets."""
         raise NotImplementedError
 
     @final
     def plant(self, samples: Samples, patterns: Patterns, setting: Setting) -> Samples:
-        inputs = _like(samples.inputs, self.planted(_bare(samples.inputs), patterns, samples, setting))
+        inputs = self._like(samples.inputs, self.planted(_bare(samples.inputs), patterns, samples, setting))
         return samples.having(inputs=inputs, targets=self.wanted(samples, patterns))
 
     @final
     def disguise(self, samples: Samples, patterns: Patterns, setting: Setting) -> Samples:
-        return samples.having(inputs=_like(samples.inputs, self.disguised(_bare(samples.inputs), patterns, samples, setting)))
+        inputs = self._like(samples.inputs, self.disguised(_bare(samples.inputs), patterns, samples, setting))
+        return samples.having(inputs=inputs)
 
     @final
     def stamp(self, samples: Samples, patterns: Patterns, seed: int) -> Triggered:
         made = self.trigger(_bare(samples.inputs), patterns, draws(seed, "stamp", samples.at))
-        return Triggered(samples.having(inputs=_like(samples.inputs, made)), self.wanted(samples, patterns))
+        return Triggered(samples.having(inputs=self._like(samples.inputs, made)), self.wanted(samples, patterns))
+
+    def _like(self, column: Column, values: Any) -> Column:
+        """The values that were made of a column, as one like it. Raises BadInput for others: None would be taken for unchanged
+        inputs."""
+        made = column.like(values) if isinstance(column, Rows) and isinstance(values, list) else values
+        if not isinstance(made, Tensor | Rows) or len(made) != len(column) or not alike(made, column):
+            got = f"{len(made)} of" if isinstance(made, Tensor | Rows) and alike(made, column) else "another kind for"
+            raise BadInput(
+                f"the attack {self.name!r} made {got} {len(column)} inputs, expected as many, of their type and shape; mend "
+                "its trigger"
+            )
+        return made
 
 
 def _bare(column: Column) -> Any:
     return column.tolist() if isinstance(column, Rows) else column
-
-
-def _like(column: Column, values: Any) -> Column:
-    return column.like(values) if isinstance(column, Rows) else values
 
 
 class ToClass(Each):

@@ -4,6 +4,7 @@
 that names the folder or file, what was expected there and where the data set is published.
 """
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar, NamedTuple, NoReturn
@@ -11,7 +12,7 @@ from typing import ClassVar, NamedTuple, NoReturn
 import torch
 from torch import Tensor
 
-from bdray.samples import Samples, Splits
+from bdray.samples import Rows, Samples, Splits
 from bdray.seeds import rng
 from bdray.spec import Amount, BadInput, Config, Share, Spec, check_some
 
@@ -41,8 +42,8 @@ class Data(Spec):
     """What is independent of all else in it, as far as is published: samples of one unit (the frames of a track, the drawings
     of a person) are alike, so that `held` takes whole ones."""
 
-    suited_model: ClassVar[Config] = {"name": "resnet18"}
-    """The model of an experiment that names none."""
+    suited_model: ClassVar[Config] = {}
+    """The model of an experiment that names none; empty: its task's default."""
 
     held: Share = 0.1
     """Share of the published training samples that the victim never sees and the defender may hold; as near to it as whole
@@ -51,13 +52,15 @@ class Data(Spec):
     """Training samples used, before `held` is taken off; drawn once, the same for every seed."""
     test_limit: Amount = 0
 
+    @abstractmethod
     def read(self, root: Path) -> Published:
         """Everything that was published, from the data folder `root`."""
         raise NotImplementedError
 
     def splits(self, root: Path) -> Splits:
         """The same splits on every machine and for every seed, so that before and after use the same samples."""
-        train, test, classes, units = self.read(root)
+        train, test, classes, units = published = self.read(root)
+        self._check(published)
         test = Samples(test.inputs, test.targets, len(train) + torch.arange(len(test)))
         order = torch.randperm(len(train), generator=rng(0, "split", self.name))
         order = order[: self.limit or None]
@@ -72,6 +75,25 @@ class Data(Spec):
             labels = torch.zeros(len(train), dtype=torch.int64) if train.labels is None else train.labels
             mine = whole_units(units[order], labels[order], self.held, rng(0, "units", self.name))
         return Splits(train.take(order[~mine]), train.take(order[mine]), test.take(chosen), classes)
+
+    def _check(self, published: Published) -> None:
+        """Raise BadInput for what a reader must not give: some of it would end in scores, of the wrong samples."""
+        for part, samples in (("training", published.train), ("test", published.test)):
+            for column in (samples.inputs, samples.targets):
+                if not isinstance(column, Tensor | Rows):
+                    raise BadInput(f"{self.name}: its {part} samples are of {type(column).__name__}, expected tensors or Rows")
+            if len(samples.inputs) != len(samples.targets):
+                raise BadInput(
+                    f"{self.name}: got {len(samples.inputs)} inputs and {len(samples.targets)} targets of its {part} samples, "
+                    "expected as many"
+                )
+            if (labels := samples.labels) is not None and len(labels):
+                first, last, most = int(labels.min()), int(labels.max()), len(published.classes) - 1
+                if labels.dtype != torch.int64 or first < 0 or last > most:
+                    raise BadInput(
+                        f"{self.name}: the classes of its {part} samples are {labels.dtype} from {first} to {last}, expected "
+                        f"torch.int64 from 0 to {most}"
+                    )
 
     def missing(self, folder: Path, problem: str = "is not there") -> NoReturn:
         """Raise the sentence for data that cannot be read."""

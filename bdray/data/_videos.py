@@ -1,11 +1,12 @@
 """What the readers of videos share: the shape of a clip, UCF101's folders and lists, files decoded by PyAV."""
 
+import functools
 import os
 import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import ClassVar
+from typing import BinaryIO, ClassVar
 
 import numpy as np
 import torch
@@ -20,6 +21,9 @@ from bdray.spec import Amount, BadInput, Config, Count
 
 KINETICS_MEAN = (0.45, 0.45, 0.45)
 KINETICS_STD = (0.225, 0.225, 0.225)
+FORMATS = {".avi": "avi", ".mp4": "mov", ".m4v": "mov", ".mov": "mov"}
+"""FFmpeg's readers by the end of a file's name. It knows many more, by a file's first bytes: a playlist would lead it to other
+files, and of most formats nobody can tell that the end is lost."""
 LARGEST = 2**26
 """Pixels of one frame; see bdray.imagefile."""
 LOST = 0.9
@@ -47,7 +51,7 @@ class Videos(Data):
     """Height and width in pixels."""
 
     def clips(self, paths: Sequence[Path]) -> Tensor:
-        """One clip of each file, in order. Raises BadInput that names the file that is damaged."""
+        """One clip of each path, in order. Raises BadInput that names the one that is damaged."""
         shape = (len(paths), 3, self.frames, self.size, self.size)
         needed, most = 3 * len(paths) * self.frames * self.size**2, whole_memory()
         if needed > most:
@@ -55,7 +59,6 @@ class Videos(Data):
                 f"{self.name}.frames: {len(paths)} clips of {self.frames} frames of {self.size}x{self.size} pixels take "
                 f"{needed / 2**30:.3g} GiB, more than the {most / 2**30:.3g} GiB of memory here; lower frames or size"
             )
-        need("av")
         out = np.empty(shape, dtype=np.uint8)
 
         def fill(at: int) -> None:
@@ -67,22 +70,29 @@ class Videos(Data):
                 bar.update()
         return torch.from_numpy(out)
 
+    def decoded(self, path: Path) -> Sequence[np.ndarray]:
+        """The frames of one clip, `frames` of uint8 [H, W, 3]: of a file in one of FORMATS. A data set that keeps its clips
+        otherwise says so here; what is raised makes a sentence with the path."""
+        check_length(path)
+        return frames(path, self.frames, self.stride)
+
     def _clip(self, path: Path) -> np.ndarray:
-        """One file as uint8 [3, T, H, W]."""
+        """One clip as uint8 [3, T, H, W]."""
         try:
-            check_length(path)
-            return np.stack([self._square(frame) for frame in frames(path, self.frames, self.stride)], axis=1)
+            return np.stack([self._square(frame) for frame in self.decoded(path)], axis=1)
+        except BadInput:
+            raise
         except OSError as error:
             if error.errno and type(error).__module__ == "builtins":  # of the disk, not of the decoder
                 raise BadInput(f"cannot read the video {path} ({error.strerror}); mend that, or remove it") from None
-            why = error.strerror or type(error).__name__
+            why = error.strerror or str(error) or type(error).__name__
         except Exception as error:  # what decoders raise on foreign bytes is no closed list
-            why = (str(error) or type(error).__name__).splitlines()[0]
-        raise BadInput(f"the video {path} is damaged ({why}); {self.again(path)}")
+            why = str(error) or type(error).__name__
+        raise BadInput(f"the video {path} is damaged ({why.splitlines()[0]}); {self.again(path)}")
 
     def again(self, path: Path) -> str:
         """How a damaged file of the data set is got anew."""
-        return "fetch the data set again, or remove it from the lists"
+        return "fetch the data set again, or remove it"
 
     def _square(self, frame: np.ndarray) -> np.ndarray:
         """The middle square of a frame [H, W, 3], as uint8 [3, size, size]."""
@@ -96,21 +106,49 @@ class Videos(Data):
 
 
 def check_length(path: Path) -> None:
-    """Raise ValueError for an AVI that is shorter than its header says, of which a decoder may show what is left without a
-    word, and for what is no AVI."""
+    """Raise ValueError for a file that is shorter than it says, of which a decoder may show what is left without a word, and
+    for one that is in none of FORMATS."""
+    if path.suffix.lower() not in FORMATS:
+        raise ValueError(f"its name ends in {path.suffix!r}, expected {', '.join(FORMATS)}")
     with path.open("rb") as file:
-        head = file.read(12)
-    said, length = int.from_bytes(head[4:8], "little") + 8, path.stat().st_size
+        head, length = file.read(12), path.stat().st_size
+        said = _boxes_end(file, length) if FORMATS[path.suffix.lower()] == "mov" else _avi_end(head, length)
+    if length < said:
+        raise ValueError(f"it is {length:,} bytes long, and its header says {said:,}")
+
+
+def _avi_end(head: bytes, length: int) -> int:
+    """Where an AVI ends by its first bytes; 0 in one that was written as a stream."""
     if head[:4] != b"RIFF" or head[8:] != b"AVI ":
         raise ValueError("it does not begin as an AVI does" if length else "it is empty")
-    if length < said and said > 8:  # 0 in one that was written as a stream
-        raise ValueError(f"it is {length:,} bytes long, and its header says {said:,}")
+    said = int.from_bytes(head[4:8], "little")
+    return said and said + 8
+
+
+def _boxes_end(file: BinaryIO, length: int) -> int:
+    """Where the last of the boxes ends that an MP4 is made of, each of which says its length."""
+    at = 0
+    while at + 8 <= length:
+        file.seek(at)
+        head = file.read(16)
+        size, kind = int.from_bytes(head[:4], "big"), head[4:8]
+        if not at and kind not in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"):
+            raise ValueError("it does not begin as an MP4 does")
+        if size == 0:  # to the end of the file
+            return length
+        size = int.from_bytes(head[8:], "big") if size == 1 else size
+        if size < 8:
+            raise ValueError("a box in it has no length")
+        at += size
+    if not at:
+        raise ValueError("it is empty" if not length else "it does not begin as an MP4 does")
+    return at
 
 
 def frames(path: Path, count: int, stride: int) -> list[np.ndarray]:
     """`count` frames of a video's middle, uint8 [H, W, 3]. Raises what PyAV raises, and ValueError where frames are lost."""
-    av = need("av")
-    with av.open(str(path)) as container:
+    opened = functools.partial(need("av").open, str(path), format=FORMATS[path.suffix.lower()])
+    with opened() as container:
         if not container.streams.video:
             raise ValueError("it holds no video")
         stream = container.streams.video[0]
@@ -120,7 +158,7 @@ def frames(path: Path, count: int, stride: int) -> list[np.ndarray]:
     wanted = positions(total, count, stride)
     found: dict[int, np.ndarray] = {}
     at = -1
-    with av.open(str(path)) as container:
+    with opened() as container:
         for at, frame in enumerate(container.decode(video=0)):
             if at in wanted:
                 found[at] = frame.to_ndarray(format="rgb24")
@@ -136,7 +174,9 @@ def frames(path: Path, count: int, stride: int) -> list[np.ndarray]:
 
 
 def positions(total: int, count: int, stride: int) -> list[int]:
-    """Which of a video's `total` frames make a clip; see Videos.stride."""
+    """Which of a video's `total` frames make a clip; see Videos.stride. Raises ValueError where there are none."""
+    if not total:
+        raise ValueError("it has no frames")
     if stride:
         first = (total - 1 - (count - 1) * stride) // 2
         places = [first + stride * number for number in range(count)]

@@ -1,6 +1,7 @@
 """Defense: what a defender holds, and what he makes of it; every other module here is one defense."""
 
 import functools
+from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import ClassVar, NamedTuple
@@ -72,8 +73,10 @@ class Defense(Spec):
     """Of "model", "train", "clean", and for the sanity bounds "truth": the threat model in one line."""
     modalities: ClassVar[frozenset[str]] = frozenset()
     """Empty: all of them."""
+    spaces: ClassVar[frozenset[str]] = frozenset()
+    """Which kinds of `Task.space` it moves inputs in; empty: it moves none."""
     because: ClassVar[str] = ""
-    """Why it is for these alone: what it does that has no meaning elsewhere."""
+    """Why it is for these modalities or spaces alone: what it does that has no meaning elsewhere."""
     flags: ClassVar[bool] = False
     """It says which training samples it takes for poison."""
 
@@ -83,6 +86,7 @@ class Defense(Spec):
     """Clean samples per class instead of a share, balanced over the classes; 1 is one-shot, 0 leaves it to `clean`."""
     seed: Seed = 0
 
+    @abstractmethod
     def defend(self, evidence: Evidence, task: Task, rng: torch.Generator, report: Report) -> Defended:
         """Purify or retrain. May change `evidence.model` in place: it is a private copy."""
         raise NotImplementedError

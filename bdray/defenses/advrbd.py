@@ -40,7 +40,7 @@ class AdvrBD(Defense):
     """Works on whatever has classes, and where the poisoned set is fixed."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"train"})
-    modalities: ClassVar[frozenset[str]] = frozenset({"image", "points", "text", "video"})
+    spaces: ClassVar[frozenset[str]] = frozenset({"pixels", "points", "words"})
     because: ClassVar[str] = (
         "it measures how far the probabilities of the classes move, and boxes and sentences have no one distribution to compare"
     )

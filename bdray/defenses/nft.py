@@ -123,6 +123,11 @@ class Nft(Defense):
         return Defended(model.eval(), tables={"masks": table})
 
     def fits(self, model: nn.Module, task: Task) -> None:
+        if self.mixup and not task.mixes():
+            raise Incompatible(
+                f"the defense 'nft' mixes its samples, and the task {task.name!r} does not say how (mix_inputs); set "
+                "defense.mixup=0"
+            )
         if not self.sites(model, task):
             raise Incompatible(
                 f"the defense 'nft' with site={self.site} finds no such layer in the model {task.model.name!r}; choose another "

@@ -1,5 +1,6 @@
 """Model: the contract of an architecture; every other module here is one. Built narrow by `width`, so a CPU can train it."""
 
+from abc import abstractmethod
 from typing import Annotated, ClassVar
 
 from pydantic import Field
@@ -24,6 +25,7 @@ class Model(Spec):
     width: Width = 64
     """Channels of the first stage; the published width is the default."""
 
+    @abstractmethod
     def build(self, outline: Outline) -> nn.Module:
         """A fresh network for such data, its weights from torch's global generator."""
         raise NotImplementedError

@@ -6,6 +6,7 @@ replays it on each defended model.
 """
 
 import json
+from abc import abstractmethod
 from typing import ClassVar, Self
 
 import torch
@@ -54,6 +55,7 @@ class Proxy(Spec):
         """What `measure` needs of the victim `before`."""
         raise NotImplementedError
 
+    @abstractmethod
     def measure(self, after: nn.Module, prepared: Prepared, clean: Samples, fresh: Tensor, task: Task) -> float:
         """How much of the backdoor is left in `after`, 0 to 1; NaN where it cannot be told.
 

@@ -70,7 +70,14 @@ def catalogue(kind: str | None = None, name: str | None = None) -> str:
 def _modules(kind: str) -> dict[str, ast.Module]:
     """The sources of a folder, by the names that a person types."""
     files = _members(Path("sweeps") if kind == "sweeps" else _folder(FOLDERS[kind]))
-    return {file.as_posix() if kind == "sweeps" else file.stem: ast.parse(file.read_text()) for file in files}
+    return {file.as_posix() if kind == "sweeps" else file.stem: _parsed(file) for file in files}
+
+
+def _parsed(file: Path) -> ast.Module:
+    try:
+        return ast.parse(file.read_bytes())
+    except SyntaxError as error:
+        raise BadInput(f"{file}, line {error.lineno}: {error.msg}; mend it") from None
 
 
 def _sweep(name: str) -> str:

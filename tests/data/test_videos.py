@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import video_miniatures as made
+from PIL import Image
 
 from bdray.data import Data, Published
 from bdray.data._videos import Videos, positions
@@ -106,6 +107,78 @@ def test_a_truncated_video_is_damaged(tmp_path: Path, codec: str, pixels: str, s
         read(tmp_path)
 
 
+MP4 = {"codec": "mpeg4", "pixels": "yuv420p"}
+FRONT, PARTS = "faststart", "frag_keyframe+empty_moov"
+"""Its table of frames is at the front, or in every part of it."""
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.m4v", "a.MP4", "a.mov"])
+@pytest.mark.parametrize("flags", ["", FRONT, PARTS])
+def test_mp4(tmp_path: Path, name: str, flags: str) -> None:
+    video = made.smooth(1)
+    data = Data.of({"name": "ucf101", "frames": 8, "size": 32})
+    assert isinstance(data, Videos)
+    file = made.write(tmp_path / name.lower(), video, **MP4, **({"movflags": flags} if flags else {}))
+    clip = data.clips([file.rename(tmp_path / name)])[0].numpy().transpose(1, 2, 3, 0)
+    assert np.abs(clip.astype(int) - video[:, :, 8:40]).mean() < 12
+
+
+@pytest.mark.parametrize("flags", ["", FRONT, PARTS])
+@pytest.mark.parametrize("share", [0.99, 0.9, 0.5, 0.1, 0.002, 0.0])
+def test_a_truncated_mp4_is_damaged(tmp_path: Path, flags: str, share: float) -> None:
+    file = made.write(tmp_path / "a.mp4", made.smooth(1, 30), **MP4, **({"movflags": flags} if flags else {}))
+    whole = file.read_bytes()
+    file.write_bytes(whole[: int(share * len(whole))])
+    data = Data.of({"name": "ucf101", "frames": 8, "size": 16})
+    assert isinstance(data, Videos)
+    with pytest.raises(BadInput, match=r"the video .*a\.mp4 is damaged \(.*(header says|empty|begin|lost|no video)"):
+        data.clips([file])
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("a.webm", b"", r"its name ends in '\.webm', expected \.avi, \.mp4"),
+        ("a.mp4", b"#EXTM3U\n#EXTINF:1,\nother.mp4\n#EXT-X-ENDLIST\n", "it does not begin as an MP4 does"),
+        ("a.mp4", bytes.fromhex("00000004") + b"ftyp" + bytes(8), "a box in it has no length"),
+        ("a.mp4", bytes.fromhex("00000010") + b"ftypisom" + bytes(4), r"."),
+    ],
+)
+def test_what_is_no_video(tmp_path: Path, name: str, content: bytes, told: str) -> None:
+    """A playlist would lead the decoder to other files."""
+    file = tmp_path / name
+    file.write_bytes(content)
+    data = Data.of({"name": "ucf101", "frames": 8, "size": 16})
+    assert isinstance(data, Videos)
+    with pytest.raises(BadInput, match=rf"the video .*{name} is damaged \({told}"):
+        data.clips([file])
+
+
+class Stills(Videos):
+    """Clips as folders of images."""
+
+    def read(self, root: Path) -> Published:
+        raise NotImplementedError
+
+    def decoded(self, path: Path) -> list[np.ndarray]:
+        files = sorted(path.glob("*.png"))
+        return [np.asarray(Image.open(files[at])) for at in positions(len(files), self.frames, self.stride)]
+
+
+def test_clips_that_are_no_files(tmp_path: Path) -> None:
+    video = made.frames(1, 4)
+    for number, frame in enumerate(video):
+        Image.fromarray(frame).save(tmp_path / f"{number}.png")
+    data = Stills(frames=4, size=16)
+    assert np.array_equal(data.clips([tmp_path])[0].numpy(), video.transpose(3, 0, 1, 2))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(BadInput, match=r"empty is damaged \(it has no frames\)"):
+        data.clips([tmp_path / "empty"])
+    (tmp_path / "2.png").write_bytes(b"no image")
+    with pytest.raises(BadInput, match=r"is damaged \(cannot identify image"):
+        data.clips([tmp_path])
+
+
 def test_a_header_without_a_length_is_read(tmp_path: Path) -> None:
     """As programs write it that cannot go back in what they write."""
     made.ucf101(tmp_path)
@@ -138,7 +211,7 @@ def test_frames_that_are_lost_are_told(tmp_path: Path, count: int, monkeypatch: 
     """A few are what a packed MPEG-4 lacks: the last one stands for them."""
     video = made.frames(1, 10)
     file = made.write(tmp_path / "a.avi", video)
-    opener = SimpleNamespace(open=lambda path: Short(av.open(path), count))
+    opener = SimpleNamespace(open=lambda path, **how: Short(av.open(path, **how), count))
     monkeypatch.setattr("bdray.data._videos.need", lambda name: opener)
     data = Data.of({"name": "ucf101", "frames": 10, "size": 16})
     assert isinstance(data, Videos)

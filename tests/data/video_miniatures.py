@@ -22,9 +22,10 @@ def smooth(number: int, count: int = 8, height: int = 32, width: int = 48) -> np
     return np.stack([(3 * x + 5 * t) % 256, 4 * y, (number * 40 + x + y) % 256], -1).astype(np.uint8)
 
 
-def write(file: Path, video: np.ndarray, codec: str = "ffv1", pixels: str = "bgr0") -> Path:
+def write(file: Path, video: np.ndarray, codec: str = "ffv1", pixels: str = "bgr0", **options: str) -> Path:
+    """In the format that the file's name says."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    with av.open(str(file), "w", format="avi") as container:
+    with av.open(str(file), "w", options=options) as container:
         stream = container.add_stream(codec, rate=25)
         stream.height, stream.width = video.shape[1:3]
         stream.pix_fmt = pixels
