@@ -19,6 +19,7 @@ import bdray
 from bdray.launch import growth
 from bdray.launch.ends import dead_nodes, forget
 from bdray.launch.vigil import vigil
+from bdray.memory import whole_memory
 from bdray.needs import Needs
 from bdray.signals import kept
 from bdray.spec import BadInput
@@ -149,7 +150,8 @@ def _start(address: str | None) -> None:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address is None:
         try:
-            ray.init(**quiet)
+            # All of the machine's memory, not the part that Ray finds free at this moment: what is asked for are reservations.
+            ray.init(_memory=whole_memory(), **quiet)
         except Exception as error:  # of no kind of its own where a daemon did not come up
             cure = "end what else keeps it busy, or free some memory, and try again"
             raise BadInput(f"cannot start Ray on this machine: {_line(error)}; {cure}") from None
