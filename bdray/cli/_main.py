@@ -1,5 +1,5 @@
-"""What is common to all commands. Bad input is one sentence on stderr and status 2, output that cannot be written 1; Ctrl-C is
-130, SIGTERM 143, SIGHUP 129, with one sentence, too."""
+"""What is common to all commands. Bad input is one sentence on stderr and status 2, output that cannot be written 1; what a
+signal ends has 128 and the number of the signal, 130 for Ctrl-C, and one sentence, too."""
 
 import argparse
 import difflib
