@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 import bdray
 from bdray.layout import CannotPrint, complain, entries, say, silence, streams
 from bdray.signals import Ending, orderly
-from bdray.spec import BadInput, unknown
+from bdray.spec import BadInput, at_home, unknown
 from bdray.store.refusal import shown, without_secrets
 from bdray.wording import sentence
 
@@ -80,10 +80,8 @@ def _check_empty(options: argparse.Namespace) -> None:
     for name, value in vars(options).items():
         if value == "" and name not in ("store", "data"):  # which are refused where they are used
             raise BadInput(f"got an empty {name!r}, expected a value; give one, or leave it out")
-        if name in ("file", "out", "picture") and value and value[0] == "~":
-            from bdray.store.filesystems import home
-
-            setattr(options, name, home(value))
+        if name in ("file", "out", "picture") and value:
+            setattr(options, name, at_home(value))
 
 
 class _Parser(argparse.ArgumentParser):

@@ -316,7 +316,7 @@ class TestQueue:
 
 @pytest.mark.parametrize(
     "fields",
-    [{"samples": "3"}, {"samples": 0}, {"seed": -1}, {"cpus": 0}, {"gpus": -1}, {"name": "a/b"}, {"space": []}],
+    [{"samples": "3"}, {"samples": 0}, {"seed": -1}, {"cpus": 0}, {"gpus": -1}, {"name": "a/b"}, {"space": []}, {"proxy": "x"}],
 )
 def test_a_sweeps_own_fields_are_checked(fields: dict) -> None:
     with pytest.raises(BadInput, match=next(iter(fields))):
