@@ -12,6 +12,7 @@ import importlib
 import inspect
 import json
 import math
+import os
 import pkgutil
 import re
 from collections.abc import Iterable
@@ -97,15 +98,41 @@ def unknown(kind: str, got: str, known: Iterable[str]) -> str:
     return f"no {kind} named {quoted(got)}; {cure}"
 
 
+LONGEST_PATH, LONGEST_NAME = 1_000, 255
+"""Bytes. Linux takes names of 255, and in paths four times as many as this, with the folder that a path is relative to."""
+
+
 def _path(text: str) -> str:
     """Without what changes nothing: `./pets`, `pets/` and `pets` are one path, and one experiment. `..` and links stay."""
     if re.search("[\x00-\x1f\x7f\ud800-\udfff]", text):
         raise BadInput(f"got the path {quoted(text)}, expected UTF-8 without control characters; rename what it stands for")
+    _check_length(text)
     return str(PurePosixPath("/" + text.lstrip("/") if text.startswith("/") else text)) if text else text
 
 
 FilePath = Annotated[str, AfterValidator(_path)]
-"""A file or folder as a person writes it, `~` included, which is looked up where the path is used."""
+"""A file or folder as a person writes it, `~` included, which is looked up where the path is used, by `at_home`."""
+
+
+def at_home(path: str) -> str:
+    """A path with the home folder in place of `~`, which a shell leaves as it is in `--out=~/x`. Raises BadInput for the home
+    of nobody, and for what is too long to be a path."""
+    _check_length(path)
+    expanded = os.path.expanduser(path)
+    if path.startswith("~") and expanded == path and not os.path.lexists(path):
+        user = path.split("/")[0]
+        raise BadInput(f"got {quoted(path)}, but {user} is nobody's home folder here; write ./{user} for a folder of that name")
+    return expanded
+
+
+def _check_length(path: str) -> None:
+    """Other functions of the system raise for such a path, each an error of its own."""
+    sizes = [len(part.encode(errors="surrogatepass")) for part in path.split("/")]
+    if sum(sizes) > LONGEST_PATH or max(sizes) > LONGEST_NAME:
+        raise BadInput(
+            f"got the path {quoted(path)}, of {sum(sizes):,} bytes, expected at most {LONGEST_PATH:,}, and {LONGEST_NAME} in a "
+            "name of it; give another"
+        )
 
 
 _MEMBERS: dict[tuple[type, str], Any] = {}

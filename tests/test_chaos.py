@@ -278,7 +278,7 @@ def _starts(here: Place, key: str) -> list[dict[str, Any]]:
     return [event for event in here.events("start") if event["key"] == key]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
 @pytest.mark.parametrize("whom", ["driver", "everybody"])
 def test_signals_end_a_sweep_as_ctrl_c_does(here: Place, number: signal.Signals, whom: str) -> None:
     """Slurm and a closed terminal send them to every process, Kubernetes to the first alone."""

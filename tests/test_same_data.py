@@ -175,3 +175,22 @@ def test_a_search_refuses_too(state: str, pets: Callable[[int], Path], here: Sto
     with pytest.raises(Refused, match=f"the row {rows[0].key} {OTHER}"):
         plan(search, here, root)
     assert json.loads(rows[0].spec)["task"]["data"]["path"] == "pets"
+
+
+def test_means_over_changed_data_are_told(
+    pets: Callable[[int], Path], here: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A new seed has a row of its own, whatever the data are by then: a table that averages both says so."""
+    space = {**sweep_of().space, "defense": "none"}
+    ran(sweep_of(space={**space, "seed": 0}), here, pets(0))
+    shown = [["table"], ["best", "s", "--by", "oracle"]]
+    for other, told in ((1, 0), (9, 1)):
+        ran(sweep_of(space={**space, "seed": other}), here, pets(other // 9))
+        for words in shown:
+            main([*words, "--store", str(tmp_path / "store")])
+            said = capsys.readouterr().err
+            assert (
+                said.count("data set 'image_folder' was changed between the rows: 2 and 1 rows are of data that diff") == told
+            )
+    main(["table", "--store", str(tmp_path / "store"), "seed=[0,1]"])
+    assert "was changed" not in capsys.readouterr().err

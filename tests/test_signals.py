@@ -63,7 +63,7 @@ def _as_before() -> Iterator[None]:
 SAID = "bdray: stopped; the same command goes on"
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", signals.ENDING, ids=lambda number: number.name)
 def test_each_ends_it_in_the_same_way(number: signal.Signals) -> None:
     command = Started()
     command.process.send_signal(number)

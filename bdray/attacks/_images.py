@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bdray.imagefile import opened
 from bdray.samples import Splits
-from bdray.spec import BadInput
+from bdray.spec import BadInput, at_home
 
 PART = 256  # images stamped at a time
 
@@ -70,8 +70,9 @@ def check_room(field: str, size: int, splits: Splits, least: int = 1, patches: i
 
 def read(field: str, file: str) -> Image.Image:
     """A picture file. Raises BadInput where it cannot be read."""
+    path = Path(at_home(file))
     try:
-        with opened(Path(file).expanduser()) as found:
+        with opened(path) as found:
             found.load()
             return found
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:

@@ -1,5 +1,5 @@
-"""What is common to all commands. Bad input is one sentence on stderr and status 2, output that cannot be written 1; Ctrl-C is
-130, SIGTERM 143, SIGHUP 129, with one sentence, too."""
+"""What is common to all commands. Bad input is one sentence on stderr and status 2, output that cannot be written 1; what a
+signal ends has 128 and the number of the signal, 130 for Ctrl-C, and one sentence, too."""
 
 import argparse
 import difflib
@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 import bdray
 from bdray.layout import CannotPrint, complain, entries, say, silence, streams
 from bdray.signals import Ending, orderly
-from bdray.spec import BadInput, unknown
+from bdray.spec import BadInput, at_home, unknown
 from bdray.store.refusal import shown, without_secrets
 from bdray.wording import sentence
 
@@ -80,10 +80,8 @@ def _check_empty(options: argparse.Namespace) -> None:
     for name, value in vars(options).items():
         if value == "" and name not in ("store", "data"):  # which are refused where they are used
             raise BadInput(f"got an empty {name!r}, expected a value; give one, or leave it out")
-        if name in ("file", "out", "picture") and value and value[0] == "~":
-            from bdray.store.filesystems import home
-
-            setattr(options, name, home(value))
+        if name in ("file", "out", "picture") and value:
+            setattr(options, name, at_home(value))
 
 
 class _Parser(argparse.ArgumentParser):

@@ -57,6 +57,7 @@ def command(options: argparse.Namespace) -> None:
     from bdray.judge.validity import Bounds
     from bdray.overrides import parse
     from bdray.report import table
+    from bdray.report.groups import mixed
     from bdray.report.papers import beside, paper
     from bdray.store.store import Store
 
@@ -80,6 +81,9 @@ def command(options: argparse.Namespace) -> None:
         raise BadInput(f"no rows {where}in the store {store.uri!r}; make some with `bdray run` or `bdray sweep`")
     rows = table.only(rows, parse(options.words))
     form = form_of(options)
+    if not options.sql:
+        for sentence in mixed(rows):
+            complain(f"warning: {sentence}")
     if published:
         say(beside.render(rows, published, options.all, form, bounds))
     elif options.sql:

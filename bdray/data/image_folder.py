@@ -10,7 +10,7 @@ from pydantic import field_validator
 from bdray.data import Published
 from bdray.data._images import Images, skipped_folders, subfolders
 from bdray.samples import Samples
-from bdray.spec import BadInput, Count, FilePath
+from bdray.spec import BadInput, Count, FilePath, at_home
 from bdray.wording import quoted
 
 
@@ -38,7 +38,7 @@ class ImageFolder(Images):
         return path
 
     def read(self, root: Path) -> Published:
-        home = root / Path(self.path).expanduser()
+        home = root / at_home(self.path)
         train = home / "train"
         test = next((t for t in (home / "test", home / "val") if t.is_dir() and subfolders(t)), None)
         if not train.is_dir():

@@ -10,7 +10,7 @@ from torch import Tensor
 from bdray.data import Published, Samples
 from bdray.data._points import Points, in_unit_sphere, modelnet
 from bdray.packages import need
-from bdray.spec import BadInput, FilePath
+from bdray.spec import BadInput, FilePath, at_home
 
 
 class Modelnet(Points):
@@ -26,7 +26,7 @@ class Modelnet(Points):
     """The folder of the classes, or of the .h5 files, below the data folder."""
 
     def read(self, root: Path) -> Published:
-        base = root / Path(self.path).expanduser()
+        base = root / at_home(self.path)
         return self._clouds(base) if (base / "shape_names.txt").is_file() else modelnet(self, base)
 
     def _clouds(self, base: Path) -> Published:

@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from bdray.data import Published
 from bdray.data._texts import Pairs
-from bdray.spec import FilePath
+from bdray.spec import FilePath, at_home
 
 
 class Parallel(Pairs):
@@ -26,7 +26,7 @@ class Parallel(Pairs):
     test: str = "test_2016_flickr"
 
     def read(self, root: Path) -> Published:
-        folder = root / Path(self.path).expanduser()
+        folder = root / at_home(self.path)
         if not folder.is_dir():
             self.missing(folder)
         languages = (self.source, self.target)

@@ -5,7 +5,7 @@ from typing import ClassVar, Literal
 
 from bdray.data import Published
 from bdray.data._texts import Texts
-from bdray.spec import FilePath
+from bdray.spec import FilePath, at_home
 
 CLASSES = ("negative", "positive")
 
@@ -24,7 +24,7 @@ class Sst2(Texts):
     """Which file is tested on."""
 
     def read(self, root: Path) -> Published:
-        folder = Path(self.path).expanduser()
+        folder = at_home(self.path)
         places = [root / folder, root / "SentimentAnalysis" / folder]
         home = next((place for place in places if place.is_dir()), None)
         if home is None:

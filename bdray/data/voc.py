@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from bdray.data import Published
 from bdray.data._voc import Detection
-from bdray.spec import Count, FilePath, Several
+from bdray.spec import Count, FilePath, Several, at_home
 
 CLASSES = (
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
@@ -36,7 +36,7 @@ class Voc(Detection):
     """Height and width in pixels."""
 
     def read(self, root: Path) -> Published:
-        home = root / (Path(self.path).expanduser() if self.path else f"VOCdevkit/VOC{self.year}")
+        home = root / (at_home(self.path) if self.path else f"VOCdevkit/VOC{self.year}")
         if not home.is_dir():
             self.missing(home)
         return self.published(home, (self.train, self.test), self.classes, self.size)

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import signal
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from bdray.launch.watch.watch import Watch
 from bdray.launch.work import AWAY, REFUSED, SHOWN, Work, run_cell
 from bdray.needs import Needs
 from bdray.run import unfinished_row
+from bdray.signals import handlers, put_back
 from bdray.spec import BadInput, Config
 from bdray.store.store import Store
 from bdray.task import Task
@@ -105,6 +107,16 @@ class Listener(tune.Callback):
         self.deaths: Counter[str] = Counter()
         self.ends: dict[str, End] = {}
         """How trials ended that Tune has given up, by their ids, which name their folders, too."""
+        self.handlers, self.ready = handlers(), False
+        """Of signals, before Tune takes SIGUSR1; whether Tune has made ready and not begun yet."""
+
+    def setup(self, **info: Any) -> None:
+        """Tune has taken SIGUSR1, at which it would give up its trials, and return as if they were over."""
+        put_back(self.handlers)
+        self.ready = True
+
+    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        self.ready = False
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Tune has counted a failure, and will start the trial again: the loss of a machine does not count, and after anything
@@ -171,6 +183,8 @@ def fit(
         ),
     )
     results = tuner.fit()
+    if listener.ready:  # the signal came while it was Tune's, which did not begin
+        signal.raise_signal(signal.SIGUSR1)
     if listener.refused:
         raise BadInput(listener.refused)
     return results

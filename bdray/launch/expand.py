@@ -17,7 +17,7 @@ from typing import Any
 from bdray.experiment import Experiment
 from bdray.launch.space import check_domains, count, draw, grids, has_domain
 from bdray.launch.sweep import Sweep
-from bdray.spec import BadInput, Config, Spec
+from bdray.spec import BadInput, Config, Spec, at_home
 from bdray.task import Task
 from bdray.wording import quoted, shown
 
@@ -140,7 +140,7 @@ def expand(sweep: Sweep) -> list[Cell]:
 def read_sweep(path: str) -> Sweep:
     """The sweep that a Python file defines, which may import what is beside it, as one that Python runs may. Raises BadInput
     where it is not there, does not run, or defines none."""
-    file = Path(path).expanduser()
+    file = Path(at_home(path))
     if not file.is_file():
         near = sorted(p.as_posix() for p in Path("sweeps").glob("*.py") if p.name != "__init__.py")
         raise BadInput(f"no sweep file {quoted(path)}; " + (f"there is {', '.join(near)}" if near else "give the path of one"))

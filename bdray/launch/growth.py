@@ -22,7 +22,8 @@ def most() -> tuple[dict[str, float], tuple[Needs, ...]]:
     """Of CPUs and GPUs, what the autoscaler of the connected Ray may have running at once, and the kinds of machine that it may
     start; nothing where there is none.
 
-    Raises BadInput for a `BDRAY_GROWS_TO` that cannot be read, and where the head starts no worker in time.
+    Raises BadInput for a `BDRAY_GROWS_TO` and an autoscaler's file that cannot be read, and where the head starts no worker in
+    time.
     """
     if said := os.environ.get("BDRAY_GROWS_TO"):
         total = _parsed(said)
@@ -42,6 +43,11 @@ def most() -> tuple[dict[str, float], tuple[Needs, ...]]:
         raise BadInput(
             f"Ray started no worker on its head within {SECONDS:g} s, perhaps because that machine is busy: see `ray status`; "
             "nothing is lost: the same command goes on"
+        ) from None
+    except ray.exceptions.RayTaskError as error:
+        raise BadInput(
+            f"cannot read the file of the autoscaler on Ray's head ({error.cause}); say what the cluster may grow to in "
+            "BDRAY_GROWS_TO, as in CPU=56,GPU=8, or CPU=0 where it does not grow"
         ) from None
     return _offered(found)
 

@@ -11,6 +11,7 @@ from bdray.judge.validity import PLANTED
 from bdray.launch.space import plain, scalar
 from bdray.needs import Needs
 from bdray.overrides import put
+from bdray.proxies import Proxy
 from bdray.report.objective import DEFAULT_PROXY, Objective
 from bdray.spec import LARGEST, BadInput, Config, unknown
 from bdray.task import Task
@@ -113,6 +114,8 @@ class Sweep:
             raise BadInput(unknown("scheduler", self.scheduler, SCHEDULERS))
         if not isinstance(self.scheduler, str | TrialScheduler | None):
             raise BadInput(f"the sweep's scheduler: got {shown(self.scheduler)}, expected {', '.join(SCHEDULERS)} or Tune's")
+        if self.proxy not in (known := Proxy.names()):
+            raise BadInput(unknown("proxy", str(self.proxy), known))
         self.aim  # noqa: B018 - refuses a bad objective, judge or budget
 
     @property

@@ -21,6 +21,9 @@ SILENCE = 30.0
 """Seconds without an answer after which Ray's head is taken for dead: Ray itself would abort this process after 60."""
 GRACE = 15.0
 """Seconds that the end may take from then on."""
+HEARD = 2.0
+"""Seconds in which the main thread hears of a signal, while it waits for Ray: who ends this command may have ended Ray as well,
+as Slurm does, which sends its signals to every process."""
 SHORT = 6.0
 """The same for a dead daemon of this machine. Its head hears of that after 10 to 15 s, and then Ray ends this process, with
 status 1 and without a word; the main thread may wait for the dead one until then."""
@@ -37,7 +40,7 @@ def vigil() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        if not watch.trouble:
+        if not watch.struck:
             raise
         watch.take()
         raise BadInput(watch.trouble) from None
@@ -51,6 +54,8 @@ def vigil() -> Iterator[None]:
 class _Vigil:
     def __init__(self) -> None:
         self.trouble, self._taken = "", False
+        self.struck = False
+        """Whether the main thread was interrupted because of the trouble, and not from outside."""
         self._timer: threading.Timer | None = None
         self._over, self._heard = threading.Event(), time.monotonic()
         self._node = ray.get_runtime_context().get_node_id()
@@ -65,16 +70,16 @@ class _Vigil:
         self._looking.start()
 
     def stop(self) -> None:
-        """No more questions, before Ray is shut down."""
+        """No more questions, before Ray is shut down. Where the process does not end with that, it goes on."""
         self._over.set()
         self._looking.join(EVERY)
         self._asking.join(EVERY)
-
-    def take(self) -> None:
-        """The main thread says it. Where the process does not end with that, it goes on."""
-        self._taken = True
         if self._timer is not None and not signals.ends_with_it:
             self._timer.cancel()
+
+    def take(self) -> None:
+        """The main thread says it."""
+        self._taken = True
 
     def _ask(self) -> None:
         looked = False
@@ -96,13 +101,22 @@ class _Vigil:
             if time.monotonic() - self._heard > SILENCE:
                 self.trouble = self.trouble or f"Ray's head (its GCS) has not answered for {SILENCE:g} s; {CURE}"
             if self.trouble:
-                self._timer = signals.within(SHORT if self.trouble == DEAD else GRACE, 2, self._say)
-                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+                self._timer = signals.within(SHORT if self.trouble == DEAD else GRACE, self._last)
+                if not self._over.wait(HEARD) and not self._ended_from_outside():
+                    self.struck = True
+                    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
                 return
 
-    def _say(self) -> None:
+    def _ended_from_outside(self) -> bool:
+        return not self.struck and signals.current is not None and bool(signals.current.number)
+
+    def _last(self) -> int:
+        """Where the main thread does not come to an end: what is to be said, and the status."""
+        if signals.current is not None and self._ended_from_outside():
+            return signals.current.over()
         if not self._taken:
             complain(f"bdray: {self.trouble}")
+        return 2
 
 
 def _raylet(node: str) -> Path | None:

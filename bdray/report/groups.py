@@ -84,6 +84,22 @@ def identity(row: Mapping[str, Any]) -> Config:
     return config if key_of(config) == row["key"] else _without_later(config)
 
 
+def mixed(rows: pa.Table) -> list[str]:
+    """A sentence for each data set whose files were others for some of these rows than for the rest: means over them mean
+    nothing."""
+    known = rows.filter(pc.and_(pc.is_valid(rows["data_digest"]), pc.not_equal(rows["data_digest"], "")))
+    made: dict[str, dict[str, int]] = {}
+    for row in known.select(["spec", "data_digest"]).to_pylist() if len(pc.unique(known["data_digest"])) > 1 else ():
+        digests = made.setdefault(json.dumps(json.loads(row["spec"])["task"]["data"], sort_keys=True), {})
+        digests[row["data_digest"]] = digests.get(row["data_digest"], 0) + 1
+    changed = {data: sorted(digests.values(), reverse=True) for data, digests in made.items() if len(digests) > 1}
+    return [
+        f"the data set {json.loads(data)['name']!r} was changed between the rows: {' and '.join(map(str, counts))} rows are of "
+        "data that differ, and the means mix them; their column data_digest tells them apart"
+        for data, counts in changed.items()
+    ]
+
+
 def _without_later(config: Config) -> Config:
     """Without the fields that came later and do what was done before; only the classes, with torch, know which."""
     from bdray.experiment import Experiment

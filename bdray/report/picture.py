@@ -45,8 +45,8 @@ def save(figure: Any, path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=130)
-    except OSError as error:
-        raise BadInput(f"cannot write {str(path)!r}: {error.strerror or error}; name another file") from None
+    except (OSError, ValueError) as error:  # the second of names that no file can have
+        raise BadInput(f"cannot write {str(path)!r}: {getattr(error, 'strerror', None) or error}; name another file") from None
 
 
 def _figure(points: list[dict[str, Any]], bounds: Bounds) -> Any:

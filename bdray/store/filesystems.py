@@ -8,7 +8,7 @@ from urllib.parse import unquote, urlsplit
 
 from pyarrow import fs
 
-from bdray.spec import BadInput
+from bdray.spec import BadInput, at_home
 from bdray.wording import quoted
 
 DEFAULTS = {"s3": "allow_delayed_open=true", "gs": "retry_limit_seconds=10", "gcs": "retry_limit_seconds=10"}
@@ -40,8 +40,8 @@ def place(text: str, what: str = "store") -> str:
                 f"got {quoted(text)} for {variable}, expected a folder of this machine, with three slashes as in "
                 "file:///srv/store"
             )
-        return unquote(parts.path)
-    return text if scheme or "://" in text else home(text)
+        return at_home(unquote(parts.path))
+    return text if scheme or "://" in text else at_home(text)
 
 
 def _encodes(text: str) -> bool:
@@ -62,16 +62,6 @@ def data_folder(text: str) -> Path:
             "mount it, or copy it"
         )
     return Path(found)
-
-
-def home(path: str) -> str:
-    """A path with the home folder in place of `~`, which a shell leaves as it is in `--out=~/x`. Raises BadInput for the home
-    of nobody."""
-    expanded = os.path.expanduser(path)
-    if path.startswith("~") and expanded == path and not os.path.lexists(path):
-        user = path.split("/")[0]
-        raise BadInput(f"got {quoted(path)}, but {user} is nobody's home folder here; write ./{user} for a folder of that name")
-    return expanded
 
 
 def with_defaults(uri: str) -> str:

@@ -8,8 +8,8 @@ import pytest
 
 from bdray.__main__ import main
 from bdray.data import Data
-from bdray.spec import BadInput
-from bdray.store.filesystems import data_folder, home, place
+from bdray.spec import BadInput, at_home
+from bdray.store.filesystems import data_folder, place
 from bdray.store.store import Store
 from tests.data import image_miniatures as made
 
@@ -89,6 +89,7 @@ def test_a_folder_is_the_same_by_its_uri(tmp_path: Path, monkeypatch: pytest.Mon
         ("file:x", "write file:///x"),
         ("file://host/x", "expected a folder of this machine, with three slashes"),
         ("file:///", "expected a folder of this machine"),
+        ("file:///" + "x" * 256, "of 256 bytes, expected at most"),
     ],
 )
 def test_what_names_no_place_is_refused(text: str, told: str) -> None:
@@ -107,8 +108,31 @@ def test_a_data_folder_is_no_bucket() -> None:
 def test_a_folder_that_is_really_called_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "~x").mkdir()
-    assert home("~x") == "~x"
+    assert at_home("~x") == "~x"
     assert place("./~") == "./~"
+
+
+@pytest.mark.parametrize("path", ["x" * 256, "a/" * 3000, "~nobody-here/x"], ids=["name", "path", "home"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["sweep", "{}", "--dry-run"],
+        ["cluster", "check", "{}"],
+        ["run", *QUICK, "--store", "{}"],
+        ["run", "task.data=cifar10", "--data", "{}"],
+        ["run", "task.data=image_folder", "task.data.path={}"],
+        ["run", *QUICK, "attack=blend", "attack.image={}"],
+        ["table", "--picture", "{}.png"],
+        ["figure", "rates", "--out", "{}.png"],
+    ],
+    ids=lambda words: f"{words[0]} {words[-1]}",
+)
+def test_what_no_path_can_be_is_one_sentence(cli: Cli, words: list[str], path: str) -> None:
+    status, _, said = cli(*[word.format(path) for word in words])
+    assert (status, said.count("\n")) == (2, 1)
+    assert (
+        "is nobody's home folder here" in said if path[0] == "~" else "bytes, expected at most 1,000, and 255 in a name" in said
+    )
 
 
 @pytest.mark.parametrize("name", ["BDRAY_STORE", "BDRAY_DATA"])

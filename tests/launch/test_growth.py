@@ -113,6 +113,16 @@ def test_what_this_process_cannot_see_of_its_own_machine_a_worker_is_asked(
     assert total == (growth.limit(CONFIG) if offered else {})
 
 
+def test_a_file_that_no_worker_can_read_is_told(head: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(found: Any, timeout: float) -> None:
+        raise ray.exceptions.RayTaskError("handed_over", "a trace", PermissionError(13, "Permission denied"))
+
+    monkeypatch.setattr(Path, "glob", lambda self, pattern: [])
+    monkeypatch.setattr(ray, "get", refused)
+    with pytest.raises(BadInput, match=r"autoscaler on Ray.s head \(.*Permission denied\); say .* in BDRAY_GROWS_TO"):
+        growth.most()
+
+
 def test_a_head_too_busy_to_answer_is_not_taken_for_a_dead_one(monkeypatch: pytest.MonkeyPatch) -> None:
     class Task:
         def __init__(self, call: Any) -> None: ...

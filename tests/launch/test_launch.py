@@ -3,6 +3,7 @@
 import functools
 import io
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -30,6 +31,7 @@ from bdray.launch.watch.watch import Watch
 from bdray.launch.work import Work
 from bdray.needs import Needs
 from bdray.run import run
+from bdray.signals import handlers, orderly
 from bdray.spec import BadInput, Incompatible
 from bdray.store.store import DamagedFile, Store
 from bdray.task import Task
@@ -314,7 +316,7 @@ class TestQueue:
 
 @pytest.mark.parametrize(
     "fields",
-    [{"samples": "3"}, {"samples": 0}, {"seed": -1}, {"cpus": 0}, {"gpus": -1}, {"name": "a/b"}, {"space": []}],
+    [{"samples": "3"}, {"samples": 0}, {"seed": -1}, {"cpus": 0}, {"gpus": -1}, {"name": "a/b"}, {"space": []}, {"proxy": "x"}],
 )
 def test_a_sweeps_own_fields_are_checked(fields: dict) -> None:
     with pytest.raises(BadInput, match=next(iter(fields))):
@@ -416,6 +418,30 @@ class TestLaunch:
         assert len(plan(sweep, store, Path(), retry_failed=True).missing) == 1
         # A failed row of one sweep is not a result for another.
         assert len(plan(Sweep(space=space, name="new"), store, Path()).missing) == 1
+
+    @pytest.mark.parametrize("method", ["setup", "on_trial_start"])
+    def test_a_warning_of_slurm_ends_the_cells(
+        self, local_ray: None, store: Store, monkeypatch: pytest.MonkeyPatch, method: str
+    ) -> None:
+        """SIGUSR1, which Tune takes for itself: before it makes ready, and while a cell runs."""
+        plain = getattr(Listener, method)
+
+        def warned(*values: Any, **info: Any) -> None:
+            signal.raise_signal(signal.SIGUSR1)
+            plain(*values, **info)
+
+        monkeypatch.setattr(Listener, method, warned)
+        sweep = Sweep(space=tiny_config(defense="none"), name="warned")
+        backdoor(Experiment.of(sweep.space), store, Path())
+        with orderly("stopped", last=False) as ending:
+            before = handlers()
+            with pytest.raises(KeyboardInterrupt):
+                launch(plan(sweep, store, Path()), store, Path())
+            assert handlers() == before
+        assert ending.status == 128 + signal.SIGUSR1
+        assert len(store.rows("warned")) == 0
+        monkeypatch.undo()
+        assert launch(plan(sweep, store, Path()), store, Path()) == 0
 
     def test_what_this_ray_can_never_give_is_told(self, local_ray: None, store: Store) -> None:
         sweep = Sweep(space=tiny_config(), name="wide", cpus=64)

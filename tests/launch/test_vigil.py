@@ -1,5 +1,7 @@
 """A launch whose Ray dies under it: played with a Ray that answers as it is told."""
 
+import os
+import signal
 import subprocess
 import sys
 import threading
@@ -12,6 +14,7 @@ import ray
 
 from bdray.launch import vigil as vigils
 from bdray.launch.vigil import vigil
+from bdray.signals import orderly
 from bdray.spec import BadInput
 
 
@@ -23,6 +26,7 @@ def node(monkeypatch: pytest.MonkeyPatch) -> dict:
     monkeypatch.setattr(ray, "get_runtime_context", lambda: SimpleNamespace(get_node_id=lambda: "here"))
     monkeypatch.setattr(vigils, "EVERY", 0.02)
     monkeypatch.setattr(vigils, "LOOK", 0.02)
+    monkeypatch.setattr(vigils, "HEARD", 0.3)
     monkeypatch.setattr(vigils, "SILENCE", 0.4)
     return own
 
@@ -65,11 +69,24 @@ def test_ctrl_c_stays_ctrl_c(node: dict) -> None:
     assert alone()
 
 
+def test_a_signal_that_also_ended_ray_is_what_ended_the_launch(node: dict, capsys: pytest.CaptureFixture[str]) -> None:
+    """The main thread hears of it after the death of Ray."""
+    node["Alive"] = False
+    with orderly("stopped", last=False) as ending:
+        late = threading.Timer(0.15, os.kill, (os.getpid(), signal.SIGUSR1))
+        late.start()
+        with pytest.raises(KeyboardInterrupt), vigil():
+            time.sleep(10)
+        assert ending.status == vigils._Vigil()._last() == 128 + signal.SIGUSR1
+    assert capsys.readouterr().err == "\nbdray: stopped\n"
+    assert alone()
+
+
 def test_what_ray_says_does_not_steer_the_terminal(node: dict, capsys: pytest.CaptureFixture[str]) -> None:
     with vigil():
         watch = vigils._Vigil()
         watch.trouble = "lost \x1b]0;pwned\x07"
-        watch._say()
+        assert watch._last() == 2
     assert capsys.readouterr().err == "bdray: lost \\x1b]0;pwned\\x07\n"
 
 

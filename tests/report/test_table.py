@@ -596,6 +596,8 @@ class TestPicture:
         (tmp_path / "file").write_text("x")
         with pytest.raises(BadInput, match=r"cannot write .*file"):
             draw(to_table([make_row()]), tmp_path / "file" / "a.png")
+        with pytest.raises(BadInput, match=r"cannot write .*: embedded null byte"):
+            draw(to_table([make_row()]), tmp_path / "a\0.png")
 
 
 def test_clean_data_is_labelled_by_what_holds() -> None:
