@@ -439,7 +439,8 @@ class TestLaunch:
                 launch(plan(sweep, store, Path()), store, Path())
             assert handlers() == before
         assert ending.status == 128 + signal.SIGUSR1
-        assert len(store.rows("warned")) == 0
+        # The Ray of these tests goes on, and a cell that had begun may still end as it should.
+        assert {row["status"] for row in store.rows("warned").to_pylist()} <= {"done"}
         monkeypatch.undo()
         assert launch(plan(sweep, store, Path()), store, Path()) == 0
 
