@@ -94,6 +94,14 @@ def test_values_that_are_refused(text: str, told: str) -> None:
 
 @pytest.mark.parametrize("word", ["2024", "007", "1e5", "-3", "1.50", "9" * 5000])
 def test_a_field_of_texts_takes_a_number_as_it_was_typed(word: str) -> None:
+    config = experiment_config(["task=translation", "task.data=parallel", f"task.data.source={word}"])
+    assert Experiment.of(config).config()["task"]["data"]["source"] == word
+    again = pickle.loads(pickle.dumps(config))
+    assert Experiment.of(again).key() == Experiment.of(config).key()
+
+
+@pytest.mark.parametrize("word", ["2024", "007", "1e5", "-3", "1.50", "9" * 250])
+def test_a_path_takes_a_number_as_it_was_typed(word: str) -> None:
     config = experiment_config(["task.data=image_folder", f"task.data.path={word}"])
     assert Experiment.of(config).config()["task"]["data"]["path"] == word
     again = pickle.loads(pickle.dumps(config))
