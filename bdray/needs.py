@@ -2,6 +2,9 @@
 
 from typing import NamedTuple
 
+ROUNDING = 1e-9
+"""A tenth of a GPU is ten times in one, and in floating point 9.99... times."""
+
 
 class Needs(NamedTuple):
     """What one process at work takes of a machine."""
@@ -14,5 +17,5 @@ class Needs(NamedTuple):
 
     def times_in(self, machine: "Needs") -> int:
         """How many of them such a machine holds at once."""
-        shares = [has // takes for has, takes in zip(machine, self, strict=True) if takes]
-        return int(min(shares, default=0))
+        shares = [has / takes for has, takes in zip(machine, self, strict=True) if takes]
+        return int(min(shares, default=0) + ROUNDING)

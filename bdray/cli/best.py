@@ -44,9 +44,9 @@ def add(commands: Any, places: argparse.ArgumentParser) -> None:
 
 def command(options: argparse.Namespace) -> None:
     """Rank and print them."""
+    from bdray.cli._rows import rows_of
     from bdray.proxies import Proxy
     from bdray.report import best
-    from bdray.report.groups import mixed
     from bdray.report.objective import Objective
     from bdray.store.store import Store
     from bdray.store.trials import trials
@@ -58,12 +58,7 @@ def command(options: argparse.Namespace) -> None:
         raise BadInput("got --leave-out and --picture, expected one of them; the picture is of the choice on all victims")
     Proxy.of(aim.proxy)
     store = Store(options.store)
-    stored = store.rows(options.sweep)
-    rows = stored.to_pylist()
-    if not rows:
-        raise BadInput(f"no rows of the sweep {options.sweep!r} in the store {store.uri!r}; run it with `bdray sweep`")
-    for sentence in mixed(stored):
-        complain(f"warning: {sentence}")
+    rows = rows_of(store, options.sweep, []).to_pylist()
     tried = trials(store, options.sweep)
     if options.leave_out:
         left = best.leave_out(rows, tried, aim, options.leave_out)

@@ -29,8 +29,7 @@ def add(commands: Any, places: argparse.ArgumentParser) -> None:
 
 def command(options: argparse.Namespace) -> None:
     """Print its numbers, and draw it."""
-    from bdray.overrides import parse
-    from bdray.report import table
+    from bdray.cli._rows import rows_of
     from bdray.report.figures import check_kind, figure
     from bdray.report.picture import check_name
     from bdray.store.store import Store
@@ -42,11 +41,7 @@ def command(options: argparse.Namespace) -> None:
     if options.out:
         check_name(Path(options.out))
     store = Store(options.store)
-    rows = store.rows(*sweeps)
-    if not len(rows):
-        where = f"of the sweep {sweeps[0]!r} " if sweeps else ""
-        raise BadInput(f"no rows {where}in the store {store.uri!r}; make some with `bdray run` or `bdray sweep`")
-    rows = table.only(rows, parse([word for word in options.words if "=" in word]))
+    rows = rows_of(store, next(iter(sweeps), None), [word for word in options.words if "=" in word])
     found = figure(options.kind, rows, store)
     if options.out:
         found.draw(Path(options.out))

@@ -54,10 +54,9 @@ def add(commands: Any, places: argparse.ArgumentParser) -> None:
 
 def command(options: argparse.Namespace) -> None:
     """Print it."""
+    from bdray.cli._rows import rows_of
     from bdray.judge.validity import Bounds
-    from bdray.overrides import parse
     from bdray.report import table
-    from bdray.report.groups import mixed
     from bdray.report.papers import beside, paper
     from bdray.store.store import Store
 
@@ -75,15 +74,7 @@ def command(options: argparse.Namespace) -> None:
     published = paper(options.paper) if options.paper else None
     bounds = Bounds(planted=options.planted, class_budget=options.class_budget)
     store = Store(options.store)
-    rows = store.rows(options.sweep)
-    if not len(rows):
-        where = f"of the sweep {options.sweep!r} " if options.sweep else ""
-        raise BadInput(f"no rows {where}in the store {store.uri!r}; make some with `bdray run` or `bdray sweep`")
-    rows = table.only(rows, parse(options.words))
-    form = form_of(options)
-    if not options.sql:
-        for sentence in mixed(rows):
-            complain(f"warning: {sentence}")
+    rows, form = rows_of(store, options.sweep, options.words, averaged=not options.sql), form_of(options)
     if published:
         say(beside.render(rows, published, options.all, form, bounds))
     elif options.sql:

@@ -20,7 +20,7 @@ from bdray.launch.cells import run_cells
 from bdray.launch.connect import Resources, connected
 from bdray.launch.digests import Digests
 from bdray.launch.expand import Cell, Cells, expand
-from bdray.launch.search import Past, past, run_search
+from bdray.launch.search import Past, past, run_search, undone
 from bdray.launch.settings import cells_of, check_search, drawn, members
 from bdray.launch.sweep import Sweep
 from bdray.launch.victims import train_victims
@@ -67,6 +67,8 @@ class Plan:
     @property
     def trials(self) -> int:
         """Of a search: settings still to be judged."""
+        if self.sweep.search == "random":
+            return len(undone(self.sweep, self.past))
         return max(0, self.sweep.samples - len(self.past.over)) if self.sweep.searches else 0
 
     @property

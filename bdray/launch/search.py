@@ -3,6 +3,7 @@ step is a victim judged; what a scheduler stops early is told to the searcher, a
 
 import contextlib
 import dataclasses
+import json
 import math
 import time
 from collections import Counter
@@ -87,6 +88,13 @@ def _again(trial: Trial, rows: list[dict[str, Any]], aim: Objective) -> Trial:
     return dataclasses.replace(trial, utility=utility, left=left, value=None if aim.front else value)
 
 
+def undone(sweep: Sweep, before: Past) -> list[Setting]:
+    """Of a random search, the settings that are still to be judged, each once: small domains have fewer than it draws."""
+    done = [trial.setting for trial in before.over]
+    drawings = {json.dumps(setting): setting for setting in (drawn(sweep, number) for number in range(sweep.samples))}
+    return [setting for setting in drawings.values() if setting not in done][: sweep.samples - len(done)]
+
+
 def run_search(sweep: Sweep, before: Past, work: Work, store: Store, needs: Needs, slots: int, watch: Watch) -> Counter[str]:
     """Judge settings, in trials that need so much, until the sweep has as many as it asks for; how many ended in which state.
 
@@ -107,9 +115,7 @@ def run_search(sweep: Sweep, before: Past, work: Work, store: Store, needs: Need
     job = _Job(dataclasses.replace(sweep, search="grid", scheduler=None), told, frozenset(bare))
     aim = sweep.aim
     if sweep.search == "random":
-        done = [trial.setting for trial in before.over]
-        settings = [s for s in (drawn(sweep, number) for number in range(sweep.samples)) if s not in done]
-        space: dict[str, Any] = {"setting": tune.grid_search(settings[:wanted])}
+        space: dict[str, Any] = {"setting": tune.grid_search(undone(sweep, before))}
         options: dict[str, Any] = {"num_samples": 1}
     else:
         searcher = _Honest(_searcher(sweep, len(before.over), store), before, size)

@@ -2,6 +2,7 @@
 rest on, and what speaks against them. Imports no torch."""
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -87,11 +88,13 @@ def identity(row: Mapping[str, Any]) -> Config:
 def mixed(rows: pa.Table) -> list[str]:
     """A sentence for each data set whose files were others for some of these rows than for the rest: means over them mean
     nothing."""
-    known = rows.filter(pc.and_(pc.is_valid(rows["data_digest"]), pc.not_equal(rows["data_digest"], "")))
-    made: dict[str, dict[str, int]] = {}
-    for row in known.select(["spec", "data_digest"]).to_pylist() if len(pc.unique(known["data_digest"])) > 1 else ():
-        digests = made.setdefault(json.dumps(json.loads(row["spec"])["task"]["data"], sort_keys=True), {})
-        digests[row["data_digest"]] = digests.get(row["data_digest"], 0) + 1
+    columns = (rows[name].to_pylist() for name in ("data", "data_digest", "spec"))
+    known = [row for row in zip(*columns, strict=True) if row[1]]
+    pairs = Counter(name for name, _ in {(name, digest) for name, digest, _ in known})
+    made: dict[str, Counter[str]] = {}
+    for name, digest, spec in known:
+        if pairs[name] > 1:  # for other fields, such as limit, or for other files
+            made.setdefault(json.dumps(json.loads(spec)["task"]["data"], sort_keys=True), Counter())[digest] += 1
     changed = {data: sorted(digests.values(), reverse=True) for data, digests in made.items() if len(digests) > 1}
     return [
         f"the data set {json.loads(data)['name']!r} was changed between the rows: {' and '.join(map(str, counts))} rows are of "

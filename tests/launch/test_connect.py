@@ -120,6 +120,7 @@ def test_each_machine_holds_as_many_as_fit() -> None:
     assert Resources((SMALL, SMALL)).slots(Needs(3, 0, 0)) == 2
     assert Resources((Needs(8, 1, 64),)).slots(Needs(1, 0.25, 2)) == 4
     assert Needs(1, 0, 2).times_in(Needs(4, 0, 1)) == 0
+    assert Needs(0.1, 0.1, 0.1).times_in(Needs(1, 1, 0.3)) == 3
 
 
 def test_what_an_autoscaler_can_start_counts() -> None:

@@ -20,7 +20,7 @@ from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
 from bdray.launch import Sweep, launch, plan, read_sweep
-from bdray.launch.search import Past, _Honest, past, unplanted
+from bdray.launch.search import Past, _Honest, past, undone, unplanted
 from bdray.launch.settings import cells_of, check_search, domains, drawn, members, setting_key
 from bdray.launch.study import Study
 from bdray.proxies import Misfit, Proxy
@@ -109,6 +109,23 @@ def test_draws_of_a_random_search_do_not_depend_on_how_many_there_are() -> None:
     many = [drawn(search_of(samples=9), number) for number in range(9)]
     assert few == many[:3]
     assert len({setting["defense.lr"] for setting in many}) == 9
+
+
+def test_a_random_search_of_a_small_domain_ends(store: Store) -> None:
+    """It draws the same settings again and again: each is judged once, and then nothing is left to launch."""
+    sweep = search_of(space=tiny_config(defense=quick("nft", lr=tune.choice([0.1, 0.2]))), search="random", samples=9)
+    assert sorted(setting["defense.lr"] for setting in undone(sweep, Past())) == [0.1, 0.2]
+    assert plan(sweep, store, Path()).trials == 2
+    for lr in (0.1, 0.2):
+        setting = {"defense.lr": lr}
+        cells = cells_of(sweep, setting)
+        keys = [cell.key for cell in cells]
+        put_trial(
+            store, trial("failed", None, 0, key=setting_key(cells), setting=setting, cells=keys, objective=sweep.aim.label)
+        )
+    found = plan(sweep, store, Path())
+    assert (found.trials, found.todo) == (0, False)
+    assert "0 missing" in found.sentence()
 
 
 def test_the_shipped_search_of_the_partition() -> None:
