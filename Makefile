@@ -26,10 +26,9 @@ lint: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# Two processes, a file of tests to each in turn. The tests of Ray follow one by one: each starts as many processes as there are cores.
+# One process for the tests on Ray, two for the files of the others; tests/conftest.py says why.
 test: lint
-	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not ray and not cluster and not chaos"
-	$(BIN)/pytest -m "ray and not cluster and not chaos" --durations=10
+	$(BIN)/pytest -n 3 --no-loadscope-reorder --durations=10
 
 # Killed processes, full disks and launches that meet: minutes.
 test-chaos: $(STAMP)

@@ -211,8 +211,9 @@ def test_an_incompatible_pair_is_told(cli, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_the_embedded_default(cli, tmp_path: Path) -> None:
-    """No words at all: digits, blend, NFT, shown with their counts (it is timed in the README, not here)."""
-    status, out, err = cli("run")
+    """Nothing is named: digits, blend, NFT, shown with their counts. Fewer steps than of themselves, of which `make demo` shows
+    the numbers."""
+    status, out, err = cli("run", "training.epochs=2", "defense.steps=5")
     assert (status, err) == (0, "")
     assert out.startswith("image digits resnet18, blend, nft, seed 0: done")
     assert "359 clean and 326 triggered tests; trained on 1294, 129 poisoned" in out
@@ -284,33 +285,33 @@ def test_ctrl_c_leaves_nothing_half_written_and_says_how_to_go_on(tmp_path: Path
     assert not list(store.rglob("*.parquet"))
 
 
-@pytest.mark.ray
-def test_ctrl_c_in_a_sweep_and_the_same_command_again(tmp_path: Path) -> None:
-    """Stopped while cells run, on a victim that is there; the second command runs only what is missing. Beside the sweep stand
-    what it imports, and names that it has nothing to do with."""
-    file = tmp_path / "slow.py"
-    file.write_text(
-        "from bdray.launch import Sweep\nfrom beside import DEFENSES\nfrom tests.tiny import tiny_config\n"
-        "sweep = Sweep(space=tiny_config(defense=DEFENSES))\n"
-    )
-    (tmp_path / "beside.py").write_text(
-        "DEFENSES = [{'name': 'nft', 'shots': 1, 'steps': s, 'batch': 8} for s in range(100, 110)]\n"
-    )
-    (tmp_path / "tasks.py").write_text("raise ImportError('of somebody else')\n")
-    (tmp_path / "torch.py").write_text("raise ImportError('of somebody else')\n")
-    store = tmp_path / "store"
-    backdoor(tiny(), Store(str(store)), Path())
-    with Started(tmp_path, "sweep", str(file)) as one:
-        one.wait_for(lambda: len(list((store / "rows" / "slow").glob("*.parquet"))) >= 2)
-        one.process.send_signal(signal.SIGINT)
-        assert one.process.wait(90) == 130, one.err.read_text()
-    assert "the same command goes on" in one.err.read_text()
-    assert "Traceback" not in one.err.read_text()
-    before = {row["key"]: row["time"] for row in Store(str(store)).rows().to_pylist()}
-    assert 2 <= len(before) < 10
-    with Started(tmp_path, "sweep", str(file)) as two:
-        assert two.process.wait(400) == 0, two.err.read_text()
-    assert f"{len(before)} done" in two.out.read_text()
-    after = {row["key"]: row["time"] for row in Store(str(store)).rows().to_pylist()}
-    assert len(after) == 10
-    assert all(after[key] == stamp for key, stamp in before.items())
+class TestOnRay:
+    def test_ctrl_c_in_a_sweep_and_the_same_command_again(self, tmp_path: Path) -> None:
+        """Stopped while cells run, on a victim that is there; the second command runs only what is missing. Beside the sweep
+        stand what it imports, and names that it has nothing to do with."""
+        file = tmp_path / "slow.py"
+        file.write_text(
+            "from bdray.launch import Sweep\nfrom beside import DEFENSES\nfrom tests.tiny import tiny_config\n"
+            "sweep = Sweep(space=tiny_config(defense=DEFENSES))\n"
+        )
+        (tmp_path / "beside.py").write_text(
+            "DEFENSES = [{'name': 'nft', 'shots': 1, 'steps': s, 'batch': 8} for s in range(100, 110)]\n"
+        )
+        (tmp_path / "tasks.py").write_text("raise ImportError('of somebody else')\n")
+        (tmp_path / "torch.py").write_text("raise ImportError('of somebody else')\n")
+        store = tmp_path / "store"
+        backdoor(tiny(), Store(str(store)), Path())
+        with Started(tmp_path, "sweep", str(file)) as one:
+            one.wait_for(lambda: len(list((store / "rows" / "slow").glob("*.parquet"))) >= 2)
+            one.process.send_signal(signal.SIGINT)
+            assert one.process.wait(90) == 130, one.err.read_text()
+        assert "the same command goes on" in one.err.read_text()
+        assert "Traceback" not in one.err.read_text()
+        before = {row["key"]: row["time"] for row in Store(str(store)).rows().to_pylist()}
+        assert 2 <= len(before) < 10
+        with Started(tmp_path, "sweep", str(file)) as two:
+            assert two.process.wait(400) == 0, two.err.read_text()
+        assert f"{len(before)} done" in two.out.read_text()
+        after = {row["key"]: row["time"] for row in Store(str(store)).rows().to_pylist()}
+        assert len(after) == 10
+        assert all(after[key] == stamp for key, stamp in before.items())

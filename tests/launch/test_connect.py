@@ -139,10 +139,9 @@ def test_what_an_autoscaler_can_start_counts() -> None:
     assert now.slots(Needs(1, 0, 2)) == 4
 
 
-@pytest.mark.ray
 @pytest.mark.filterwarnings("ignore")  # of Ray's own making
-class TestCluster:
-    """One that another process has started."""
+class TestOnRay:
+    """A cluster that another process has started."""
 
     @pytest.fixture(scope="class", autouse=True)
     def unheard(self, tmp_path_factory: pytest.TempPathFactory) -> Iterator["subprocess.Popen[str]"]:

@@ -323,10 +323,9 @@ def test_a_sweeps_own_fields_are_checked(fields: dict) -> None:
         Sweep(**{"space": {}, **fields})
 
 
-@pytest.mark.ray
 @pytest.mark.filterwarnings("ignore")  # of Ray's own making
-class TestLaunch:
-    """On a local Ray; the tests of this class follow one another on one store."""
+class TestOnRay:
+    """The tests of this class follow one another on one store."""
 
     folder: Path
 

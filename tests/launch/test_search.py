@@ -456,7 +456,6 @@ def put_row(store: Store, cell: Any, **values: Any) -> None:
 # On Ray
 
 
-@pytest.mark.ray
 @pytest.mark.filterwarnings("ignore")  # of Ray's own making
 class TestOnRay:
     """Whole searches of the tiny experiment. All tests but one find the panel's victims in the store, since Ray Train takes ten
