@@ -1,5 +1,5 @@
-"""What `pip install -c constraints.txt -e '.[dev]'` does, for the environment of this Python, by uv: it unpacks the gigabytes on all
-cores, which takes a fifth of the time. It is told where pip looks for packages; where it fails all the same, pip does the work."""
+"""What `pip install -c constraints.txt -e '.[dev]'` does in the environment of this Python, in a fifth of the time: uv unpacks
+the gigabytes on all cores. uv is told where pip looks for packages. Where uv fails all the same, pip does the work."""
 
 import os
 import subprocess
@@ -22,7 +22,7 @@ OF_UV = {
 
 
 def variables(listed: str) -> dict[str, str]:
-    """The variables of uv, from what `pip config list` says: lines as `global.index-url='https://...'`, `:env:` the strongest."""
+    """The variables of uv, from what `pip config list` says: lines as `global.index-url='https://...'`; `:env:` overrides."""
     found: dict[str, str] = {}
     for line in sorted(listed.splitlines(), key=lambda line: line.startswith(":env:.")):
         key, _, value = line.partition("=")

@@ -2,6 +2,7 @@
 
 import ast
 import re
+import runpy
 import subprocess
 import sys
 import tomllib
@@ -117,3 +118,16 @@ def test_a_missing_library_of_the_system_is_named_by_its_debian_package(
 
 def test_open3d_loads_without_a_libusb_of_the_system() -> None:
     assert need("open3d").__version__
+
+
+def test_uv_is_told_where_pip_looks() -> None:
+    listed = (
+        ":env:.index-url='https://mirror.example/simple'\nglobal.extra-index-url='\\nhttps://one.example\\nhttps://two.example'\n"
+        "global.index-url='https://other.example/simple'\nglobal.find-links='/one /two'\nglobal.require-virtualenv='true'\n"
+    )
+    assert runpy.run_path(str(ROOT / ".ci" / "install.py"))["variables"](listed) == {
+        "UV_INDEX_STRATEGY": "unsafe-best-match",
+        "UV_DEFAULT_INDEX": "https://mirror.example/simple",
+        "UV_INDEX": "https://one.example https://two.example",
+        "UV_FIND_LINKS": "/one,/two",
+    }
