@@ -45,7 +45,7 @@ def backdoor(
     FloatingPointError where the victim has a weight or gives an answer that is not finite: it is not stored.
     """
     bench = Bench(experiment, store, root)
-    return _stored(bench) or _trained(bench, progress, team)
+    return stored(bench) or _trained(bench, progress, team)
 
 
 def kept_victim(bench: Bench, progress: Progress) -> Backdoored:
@@ -127,7 +127,7 @@ def _attack_state(bench: Bench, progress: Progress) -> dict[str, Tensor]:
     return state
 
 
-def _stored(bench: Bench) -> Backdoored | None:
+def stored(bench: Bench) -> Backdoored | None:
     """The victim that the store has; None, with a warning, for one that is of no use."""
     experiment, store = bench.experiment, bench.store
     found = store.victim(experiment.victim_key())
