@@ -10,7 +10,7 @@ from PIL import Image
 
 from bdray.__main__ import main
 from bdray.bench import Bench
-from bdray.report.figures.samples import DRAWN, FRAMES, GREY, PAPER, RED, SIDE, VIEWS, figure_of
+from bdray.report.figures.samples import DRAWN, FRAMES, GREY, PAPER, RED, SIDE, VIEWS, _change, figure_of
 from bdray.run import run
 from bdray.spec import BadInput
 from bdray.store.store import Store
@@ -90,12 +90,23 @@ def test_clouds() -> None:
 
     middle = SIDE // 2
     assert {x for x, _ in coloured(0, 0)} == {middle - 1, middle, middle + 1} | {166, 167, 168}  # 180 * (0.5 + 0.48 * 0.9)
+    assert {x for x, _ in coloured(0, 1)} >= {127, 128, 129}  # a turn by 60 degrees halves it
     assert all(red == 0 for _, red in coloured(0, 0))
     assert {x < middle - 10 for x, red in coloured(1, 0) if red} == {True}
     turned = coloured(1, VIEWS.index(180))
     assert {x > middle + 10 for x, red in turned if red} == {True}
     assert len(coloured(2, 0)) == len(coloured(1, 0)) + 9  # the point's old place, too
     assert RED[0] - RED[1] > 100 > GREY[0] - GREY[1] == 0
+
+
+def test_small_changes() -> None:
+    values = torch.tensor([10, 20, 30, 40], dtype=torch.uint8)
+    assert _change(values, values + torch.tensor([0, 1, 0, 3], dtype=torch.uint8), "image") == {"changed": 0.5, "largest": 3.0}
+    cloud = torch.zeros(4, 3)
+    assert _change(cloud, cloud + torch.tensor([[3.0, 4.0, 0.0], *3 * [[0.0, 0.0, 0.0]]]), "points") == {
+        "changed": 0.25,
+        "largest": 5.0,
+    }
 
 
 def test_what_cannot_be_drawn(store: Store) -> None:
