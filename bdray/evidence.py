@@ -28,7 +28,7 @@ def collect(bench: Bench, victim: Backdoored) -> tuple[Evidence, Tensor]:
     evidence = Evidence(
         model=copy.deepcopy(victim.model) if "model" in needs else None,
         train=victim.poison.apply(splits.train) if "train" in needs else None,
-        clean=splits.held.take(mine) if "clean" in needs else None,
+        clean=splits.held.take(mine).dense() if "clean" in needs else None,
         outline=bench.outline,
         training=experiment.training if "train" in needs else None,
         truth=truth_of(experiment, victim.poison, splits).poisoned if "truth" in needs else None,

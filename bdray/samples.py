@@ -66,8 +66,61 @@ class Rows:
         return cls(pa.concat_arrays(table["values"].chunks))
 
 
-Column = Tensor | Rows
+class Lines:
+    """Dense values that stay on the disk, mapped into memory, and are read as they are used: a data set may be larger than
+    memory. Some of them may be other values instead, which are in memory. They are read with `dense`."""
+
+    __slots__ = ("at", "base", "device", "own")
+
+    def __init__(self, base: Tensor, at: Tensor, own: Tensor | None = None, device: torch.device | None = None) -> None:
+        """Value n is line `at[n]` of `base` [M, ...], or, from M on, of `own` [K, ...]."""
+        self.base, self.at = base, at
+        self.own = base.new_empty(0, *base.shape[1:]) if own is None else own
+        self.device = torch.device("cpu") if device is None else device
+
+    def __len__(self) -> int:
+        return len(self.at)
+
+    @property
+    def shape(self) -> torch.Size:
+        """As of a tensor."""
+        return torch.Size((len(self.at), *self.base.shape[1:]))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """As of a tensor."""
+        return self.base.dtype
+
+    def __getitem__(self, index: Tensor) -> Self:
+        """Those at these positions, int64, or of a bool mask of length N; nothing is read."""
+        return type(self)(self.base, self.at[places(index)], self.own, self.device)
+
+    def put(self, index: Tensor, values: Tensor) -> Self:
+        """With other values at these positions; they alone are copied."""
+        at, first = self.at.clone(), len(self.base) + len(self.own)
+        at[places(index)] = first + torch.arange(len(values))
+        return type(self)(self.base, at, torch.cat([self.own, values.cpu()]), self.device)
+
+    def to(self, device: torch.device) -> Self:
+        """Those that `dense` gives on a device."""
+        return type(self)(self.base, self.at, self.own, device)
+
+    def dense(self) -> Tensor:
+        """All of them in memory, a tensor [N, ...] on the device."""
+        changed = self.at >= len(self.base)
+        found = self.base[self.at.where(~changed, 0)] if len(self.base) else self.base.new_empty(self.shape)
+        if changed.any():
+            found[changed] = self.own[self.at[changed] - len(self.base)]
+        return found.to(self.device)
+
+
+Column = Tensor | Rows | Lines
 """Inputs, targets or predictions, one a sample."""
+
+
+def dense(column: Column) -> Tensor | Rows:
+    """The column in memory."""
+    return column.dense() if isinstance(column, Lines) else column
 
 
 class Hasher(Protocol):
@@ -83,7 +136,7 @@ def places(index: Tensor) -> Tensor:
 
 def take(column: Column, index: Tensor) -> Column:
     """The values at these positions (int64, or a bool mask of length N), as a new column."""
-    return column[index] if isinstance(column, Rows) else column[index.to(column.device)]
+    return column[index.to(column.device)] if isinstance(column, Tensor) else column[index]
 
 
 def put(column: Column, index: Tensor, values: Column) -> Column:
@@ -94,6 +147,8 @@ def put(column: Column, index: Tensor, values: Column) -> Column:
         order[places(index).numpy()] = len(column) + np.arange(len(values))
         return Rows(pa.concat_arrays([column.values, values.values.cast(column.values.type)]).take(pa.array(order)))
     assert isinstance(values, Tensor)
+    if isinstance(column, Lines):
+        return column.put(index, values)
     out = column.clone()
     out[index.to(out.device)] = values.to(out.device)
     return out
@@ -106,15 +161,16 @@ def alike(column: Column, other: Column) -> bool:
     return column.dtype == other.dtype and column.shape[1:] == other.shape[1:]
 
 
-def joined(columns: Sequence[Column]) -> Column:
+def joined(columns: Sequence[Column]) -> Tensor | Rows:
     """Columns of one kind, one after the other; at least one."""
     if isinstance(columns[0], Rows):
         return Rows(pa.concat_arrays([c.values for c in columns if isinstance(c, Rows)]))
-    return torch.cat([c for c in columns if isinstance(c, Tensor)])
+    return torch.cat([c for c in map(dense, columns) if isinstance(c, Tensor)])
 
 
 def equal(column: Column, other: Column) -> Tensor:
     """Which values are the same in both, bool [N] on the CPU."""
+    column, other = dense(column), dense(other)
     if isinstance(column, Rows) or isinstance(other, Rows):
         return torch.tensor([a == b for a, b in zip(column.tolist(), other.tolist(), strict=True)], dtype=torch.bool)
     return (column == other.to(column.device)).flatten(1).all(1).cpu() if column.dim() > 1 else (column.cpu() == other.cpu())
@@ -126,14 +182,17 @@ def feed(column: Column, hasher: Hasher) -> None:
         hasher.update(column.dump())
         return
     hasher.update(f"{column.dtype}{tuple(column.shape)}".encode())
-    hasher.update(column.contiguous().numpy())
+    for part in (
+        (column,) if isinstance(column, Tensor) else (column[at].dense() for at in torch.arange(len(column)).split(256))
+    ):
+        hasher.update(part.contiguous().numpy())
 
 
 def pack(name: str, column: Column) -> dict[str, Tensor]:
     """A column as a named tensor, for safetensors."""
     if isinstance(column, Rows):
         return {name + ARROW: torch.frombuffer(bytearray(column.dump()), dtype=torch.uint8)}
-    return {name: column}
+    return {name: dense(column)}  # type: ignore[dict-item]
 
 
 def unpack(name: str, tensors: dict[str, Tensor]) -> Column | None:
@@ -182,6 +241,10 @@ class Samples:
     def to(self, device: torch.device) -> Self:
         """The samples on a device."""
         return type(self)(self.inputs.to(device), self.targets.to(device), self.at)
+
+    def dense(self) -> Self:
+        """The samples with their inputs in memory."""
+        return type(self)(dense(self.inputs), self.targets, self.at)
 
     def having(self, *, inputs: Any = None, targets: Any = None) -> Self:
         """The same samples with other inputs or other targets."""

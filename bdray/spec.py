@@ -71,6 +71,10 @@ class Later(NamedTuple):
     born: Any
 
 
+class Aside:
+    """Marks a field on which no result depends, as the size of a cache: no key knows it."""
+
+
 class BadInput(ValueError):
     """What a person typed cannot be done; the text is one sentence: got, expected, cure. The command line exits with 2.
 
@@ -240,7 +244,8 @@ class Spec(BaseModel):
         return head
 
     def identity(self) -> Config:
-        """What of `config()` tells it from others: without the `Later` fields that have their `born` value."""
+        """What of `config()` tells it from others: without the `Later` fields that have their `born` value, and without
+        those that are `Aside`."""
         return self.identity_of(self.config())
 
     @classmethod
@@ -256,7 +261,7 @@ class Spec(BaseModel):
         return {
             field: inner[field].identity_of(value) if field in inner and isinstance(value, dict) else value
             for field, value in config.items()
-            if field not in later or json.dumps(value, sort_keys=True) != later[field]
+            if field not in later or later[field] not in ("", json.dumps(value, sort_keys=True))
         }
 
     def key(self) -> str:
@@ -300,13 +305,16 @@ class Spec(BaseModel):
 
 @functools.cache
 def _marks(cls: type[Spec]) -> tuple[dict[str, str], dict[str, type[Spec]]]:
-    """Of a class's fields those that came later, with the JSON of their `born` values, and those that are specs themselves."""
+    """Of a class's fields those that came later, with the JSON of their `born` values, or the empty text for one that is
+    `Aside`, and those that are specs themselves."""
     later: dict[str, str] = {}
     inner: dict[str, type[Spec]] = {}
     for field, info in cls.model_fields.items():
         for mark in info.metadata:
             if isinstance(mark, Later):
                 later[field] = json.dumps(mark.born, sort_keys=True)
+            elif isinstance(mark, Aside):
+                later[field] = ""
         if isinstance(info.annotation, type) and issubclass(info.annotation, Spec):
             inner[field] = info.annotation
     return later, inner

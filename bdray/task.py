@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from bdray.data import Data
 from bdray.models import Model
 from bdray.needs import Needs
-from bdray.samples import Column, Outline, Samples, Splits, equal
+from bdray.samples import Column, Outline, Rows, Samples, Splits, equal
 from bdray.seeds import seed_of
 from bdray.spec import Config, Spec
 
@@ -61,7 +61,7 @@ class Task(Spec):
     def outline(self, splits: Splits) -> Outline:
         """What a fresh model for these splits needs to know."""
         inputs = splits.train.inputs
-        if not isinstance(inputs, Tensor):
+        if isinstance(inputs, Rows):
             return Outline(tuple(splits.classes))
         return Outline(tuple(splits.classes), tuple(inputs.shape[1:]), kind=inputs.dtype)
 

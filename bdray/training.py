@@ -142,7 +142,7 @@ def batches(samples: Samples, size: int, generator: torch.Generator | None = Non
     over join the batch before it: a single sample has no batch statistics."""
     order = torch.arange(len(samples)) if generator is None else torch.randperm(len(samples), generator=generator)
     for part in parts(order, size, least):
-        yield samples.take(part)
+        yield samples.take(part).dense()
 
 
 def fit(

@@ -1,5 +1,6 @@
 """What the tasks share whose targets are classes: the loss, the accuracy, and the model that suits the data."""
 
+import math
 from typing import Any, ClassVar
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 
 from bdray.data import Data
 from bdray.layers.finite import check_answers
-from bdray.samples import Samples
+from bdray.samples import Rows, Samples
 from bdray.task import Task
 from bdray.training import batches, device
 
@@ -61,8 +62,8 @@ class Classification(Task):
             return torch.empty(0, dtype=torch.int64)
         model.eval()
         found, finite, size = [], [], 500
-        if isinstance(samples.inputs, Tensor):
-            size = min(500, max(1, NUMBERS // samples.inputs[:1].numel()))
+        if not isinstance(samples.inputs, Rows):
+            size = min(500, max(1, NUMBERS // math.prod(samples.inputs.shape[1:])))
         with torch.inference_mode():
             for part in batches(samples, size):
                 logits = model(self.collate(part.to(device())).inputs)

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, NamedTuple, Self, final
 import torch
 from torch import Tensor
 
-from bdray.samples import Column, Draw, Rows, Samples, Splits, alike, draws, equal, pack, unpack
+from bdray.samples import Column, Draw, Rows, Samples, Splits, alike, dense, draws, equal, pack, unpack
 from bdray.spec import Amount, BadInput, Share, Spec, check_some
 from bdray.task import Task
 from bdray.training import Report, Training
@@ -195,7 +195,7 @@ class Each(Attack):
 
 
 def _bare(column: Column) -> Any:
-    return column.tolist() if isinstance(column, Rows) else column
+    return column.tolist() if isinstance(column, Rows) else dense(column)
 
 
 class ToClass(Each):
@@ -300,6 +300,6 @@ def poison(attack: Attack, patterns: Patterns, setting: Setting) -> Poison:
     """Choose the samples and plant the trigger. Raises BadInput where the asked rate cannot be had."""
     train = setting.splits.train
     poisoned, cover = attack.select(train, setting.rng)
-    planted = attack.plant(train.take(poisoned), patterns, setting)
-    rest = train.take(cover)
+    planted = attack.plant(train.take(poisoned).dense(), patterns, setting)
+    rest = train.take(cover).dense()
     return Poison(poisoned, cover, planted, attack.disguise(rest, patterns, setting) if len(cover) else rest)

@@ -12,7 +12,7 @@ from typing import ClassVar, NamedTuple, NoReturn
 import torch
 from torch import Tensor
 
-from bdray.samples import Rows, Samples, Splits
+from bdray.samples import Lines, Rows, Samples, Splits
 from bdray.seeds import rng
 from bdray.spec import Amount, BadInput, Config, Share, Spec, check_some
 
@@ -80,7 +80,7 @@ class Data(Spec):
         """Raise BadInput for what a reader must not give: some of it would end in scores, of the wrong samples."""
         for part, samples in (("training", published.train), ("test", published.test)):
             for column in (samples.inputs, samples.targets):
-                if not isinstance(column, Tensor | Rows):
+                if not isinstance(column, Tensor | Rows | Lines):
                     raise BadInput(f"{self.name}: its {part} samples are of {type(column).__name__}, expected tensors or Rows")
             if len(samples.inputs) != len(samples.targets):
                 raise BadInput(

@@ -12,10 +12,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from bdray.data import Data, Published, Samples
+from bdray.data._cache import Reading, read
 from bdray.memory import whole_memory
 from bdray.packages import need
+from bdray.samples import Lines
 from bdray.seeds import seed_of
-from bdray.spec import LARGEST, BadInput, Config
+from bdray.spec import LARGEST, Aside, BadInput, Config, NonNegative
 
 SomePoints = Annotated[int, Field(ge=2, le=LARGEST)]
 """Points of a cloud; one alone has no size to be scaled to 1."""
@@ -31,27 +33,44 @@ class Points(Data):
     points: SomePoints = 1024
     """Points of a cloud, drawn uniformly over the surface, the same ones for every seed."""
 
-    def clouds(self, paths: Sequence[Path], base: Path) -> Tensor:
+    cache: Annotated[NonNegative, Aside()] = 64.0
+    """GiB that sampled clouds may take below the user's cache folder, of all settings together; those used longest ago go.
+    Where it is 0, clouds are sampled into memory, by every process anew."""
+
+    def clouds(self, paths: Sequence[Path], base: Path) -> Tensor | Lines:
         """The cloud of each mesh, in order; what is drawn depends on where it lies below `base`. Raises BadInput that names the
         file that is damaged."""
+        names, setting = [path.relative_to(base).as_posix() for path in paths], {"points": self.points}
+        reading = Reading(
+            *("clouds", setting, names, paths, (self.points, 3), "float32", 1),  # open3d draws from one generator
+            one=lambda at: self._cloud(paths[at], names[at]),
+            all=lambda: self._in_memory(paths, names),
+        )
+        return read(self, self.cache, reading)
+
+    def _in_memory(self, paths: Sequence[Path], names: Sequence[str]) -> np.ndarray:
+        """The same as one array."""
         needed, most = 12 * len(paths) * self.points, whole_memory()
         if needed > most:
             raise BadInput(
                 f"{self.name}.points: got {self.points}, and {len(paths)} clouds of so many take {needed / 2**30:.3g} GiB, "
                 f"more than the {most / 2**30:.3g} GiB of memory here; lower it"
             )
-        o3d = need("open3d")
         out = np.empty((len(paths), self.points, 3), dtype=np.float32)
         for at, path in enumerate(tqdm(paths, "sampling meshes", leave=False, disable=None if len(paths) > 1000 else True)):
-            try:
-                vertices, triangles = read_off(path)
-                name = path.relative_to(base).as_posix()
-                out[at] = self._sampled(o3d, vertices, triangles, seed_of(0, "points", name) % 2**31)
-            except OSError as error:
-                raise BadInput(f"cannot read the mesh {path} ({error.strerror}); mend that, or remove it") from None
-            except ValueError as error:
-                raise BadInput(f"the mesh {path} is damaged ({error}); {self.again(path)}") from None
-        return torch.from_numpy(out)
+            out[at] = self._cloud(path, names[at])
+        return out
+
+    def _cloud(self, path: Path, name: str) -> np.ndarray:
+        """One cloud, [P, 3]."""
+        try:
+            return self._sampled(need("open3d"), *read_off(path), seed_of(0, "points", name) % 2**31)
+        except BadInput:
+            raise
+        except OSError as error:
+            raise BadInput(f"cannot read the mesh {path} ({error.strerror}); mend that, or remove it") from None
+        except ValueError as error:
+            raise BadInput(f"the mesh {path} is damaged ({error}); {self.again(path)}") from None
 
     def again(self, path: Path) -> str:
         """How a damaged file of the data set is got anew."""

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import BinaryIO, ClassVar
+from typing import Annotated, BinaryIO, ClassVar
 
 import numpy as np
 import torch
@@ -15,9 +15,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from bdray.data import Data, Published, Samples
+from bdray.data._cache import Reading, read
 from bdray.memory import whole_memory
 from bdray.packages import need
-from bdray.spec import Amount, BadInput, Config, Count
+from bdray.samples import Lines
+from bdray.spec import Amount, Aside, BadInput, Config, Count, NonNegative
 
 KINETICS_MEAN = (0.45, 0.45, 0.45)
 KINETICS_STD = (0.225, 0.225, 0.225)
@@ -50,8 +52,23 @@ class Videos(Data):
     size: Count = 112
     """Height and width in pixels."""
 
-    def clips(self, paths: Sequence[Path]) -> Tensor:
+    cache: Annotated[NonNegative, Aside()] = 64.0
+    """GiB that decoded clips may take below the user's cache folder, of all settings together; those used longest ago go. Where
+    it is 0, clips are decoded into memory, by every process anew."""
+
+    def clips(self, paths: Sequence[Path]) -> Tensor | Lines:
         """One clip of each path, in order. Raises BadInput that names the one that is damaged."""
+        shape = (3, self.frames, self.size, self.size)
+        setting = {"frames": self.frames, "stride": self.stride, "size": self.size}
+        reading = Reading(
+            *("clips", setting, [""] * len(paths), paths, shape, "uint8", os.cpu_count() or 1),
+            one=lambda at: self._clip(paths[at]),
+            all=lambda: self._in_memory(paths),
+        )
+        return read(self, self.cache, reading)
+
+    def _in_memory(self, paths: Sequence[Path]) -> np.ndarray:
+        """The same as one array."""
         shape = (len(paths), 3, self.frames, self.size, self.size)
         needed, most = 3 * len(paths) * self.frames * self.size**2, whole_memory()
         if needed > most:
@@ -68,7 +85,7 @@ class Videos(Data):
         with ThreadPoolExecutor(os.cpu_count()) as pool, tqdm(None, "reading videos", len(paths), False, disable=quiet) as bar:
             for _ in pool.map(fill, range(len(paths))):
                 bar.update()
-        return torch.from_numpy(out)
+        return out
 
     def decoded(self, path: Path) -> Sequence[np.ndarray]:
         """The frames of one clip, `frames` of uint8 [H, W, 3]: of a file in one of FORMATS. A data set that keeps its clips

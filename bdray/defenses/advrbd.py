@@ -30,7 +30,7 @@ from bdray.defenses._isolation import losses, two_groups
 from bdray.defenses._partition import Perturbation, divergences
 from bdray.defenses._stages import Stages
 from bdray.layers.finite import check_finite
-from bdray.samples import Outline, Samples, Splits
+from bdray.samples import Outline, Rows, Samples, Splits
 from bdray.spec import BadInput, BatchSize, Config, Count, Later, NonNegative, Positive, Share
 from bdray.task import Task
 from bdray.training import Report, Training, device, parts
@@ -240,7 +240,7 @@ class AdvrBD(Defense):
             waiting = waiting or parts(learnt[torch.randperm(len(learnt), generator=draw)], self.batch)
             part = waiting.pop(0)
             mine = unlearnt[torch.randperm(len(unlearnt), generator=draw)[: self.batch]]
-            both = train.take(torch.cat([part, mine]).to(device()))
+            both = train.take(torch.cat([part, mine]).to(device())).dense()
             batch = task.collate(task.augment(both, draw) if self.augment and training.augment else both)
             with training.forward():
                 outputs = model(batch.inputs).float()
@@ -268,5 +268,5 @@ class AdvrBD(Defense):
 
     def perturbation(self, train: Samples) -> Perturbation:
         """The fields in pixels, where there are some, and in units of 0..1."""
-        radius = round(self.radius * min(train.inputs.shape[-2:])) if isinstance(train.inputs, Tensor) else 0
+        radius = round(self.radius * min(train.inputs.shape[-2:])) if not isinstance(train.inputs, Rows) else 0
         return Perturbation(radius, self.eps / 255, self.steps, 2.5 * self.eps / 255 / self.steps, self.climb, self.radius)

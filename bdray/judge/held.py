@@ -85,7 +85,7 @@ class Held(NamedTuple):
 
     def _measure(self, proxy: Proxy, before: nn.Module, after: nn.Module) -> float:
         chosen = proxy.draw(self.samples, rng(self.seed, "proxy"))
-        clean, fresh = self.samples.take(chosen), self.rest()[chosen]
+        clean, fresh = self.samples.take(chosen).dense(), self.rest()[chosen]
         if "clean" in proxy.needs and not fresh.any():
             return float("nan")
         prepared: Prepared = {}

@@ -36,7 +36,7 @@ def evaluate(
     attacked = test.take(attack.attackable(test))
     said, hits, tries, drawn = [], 0, 0, seed_of(experiment.seed, "test")
     for part in parts(torch.arange(len(attacked)), PART):
-        triggered = attack.stamp(attacked.take(part), patterns, drawn)
+        triggered = attack.stamp(attacked.take(part).dense(), patterns, drawn)
         said.append(task.predict(model, triggered.samples))
         chances = attack.success(said[-1], triggered)
         hits, tries = hits + int(chances.hits.sum()), tries + int(chances.tries.sum())

@@ -7,7 +7,7 @@ import torch
 
 from bdray.attacks import Attack, Poison, poison
 from bdray.data import Data
-from bdray.samples import Column, Samples, equal, feed, take
+from bdray.samples import Column, Rows, Samples, equal, feed, take
 from bdray.seeds import rng
 from bdray.spec import BadInput, Config, least_share
 from tests.setting import MADE, PAIRS, attack_of, disguise, made, plant, setting, stamp
@@ -47,7 +47,7 @@ def content(column: Column) -> bytes:
 
 def kind(column: Column) -> object:
     """Its type, and the shape of one value."""
-    return (column.dtype, column.shape[1:]) if isinstance(column, torch.Tensor) else column.values.type
+    return column.values.type if isinstance(column, Rows) else (column.dtype, column.shape[1:])
 
 
 @every_attack
