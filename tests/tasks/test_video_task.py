@@ -147,7 +147,7 @@ def test_badnets_stands_in_every_frame() -> None:
 @pytest.mark.parametrize(
     ("part", "told"),
     [
-        ({"attack": "blend"}, "the attack 'blend' is for image, the task 'video' is for video"),
+        ({"attack": "physical"}, "the attack 'physical' is for image, the task 'video' is for video"),
         ({"task": {"name": "video", "data": "digits"}}, "the data set 'digits' is for image"),
         ({"task": {"name": "video", "model": "resnet18"}}, "the model 'resnet18' is for image"),
     ],
