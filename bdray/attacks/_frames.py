@@ -17,7 +17,7 @@ OverTime = Annotated[Literal["static", "dynamic"], Later("static")]
 
 def check_over_time(name: str, over_time: str, splits: Splits) -> None:
     """Raise BadInput for a trigger that changes over time on what has no frames."""
-    if over_time == "dynamic" and splits.train.inputs.dim() < 5:
+    if over_time == "dynamic" and len(splits.train.inputs.shape) < 5:
         raise BadInput(f"{name}.over_time: got dynamic, but an image has no other frames to differ from; set it to static")
 
 
