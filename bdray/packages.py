@@ -22,7 +22,7 @@ class Package(NamedTuple):
 
 PACKAGES = {
     "av": Package("av", "video", "reading videos"),
-    "pytorchvideo": Package("pytorchvideo", "video", "the model x3d"),
+    "pytorchvideo": Package("pytorchvideo", "video", "a model of pytorchvideo's"),
     "open3d": Package("open3d", "points", "sampling points of meshes"),
     "libusb_package": Package("libusb-package", "points", "sampling points of meshes"),
     "h5py": Package("h5py", "points", "reading .h5 files"),

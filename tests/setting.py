@@ -31,6 +31,7 @@ QUICK: dict[str, Config] = {
     "tact": {"rate": 0.1, "cover": 0.1},
     "adaptive_blend": {"rate": 0.1, "cover": 0.1},
     "adaptive_patch": {"rate": 0.1, "cover": 0.1},
+    "uat": {"trigger_steps": 2, "steps": 2, "surrogate_epochs": 1},
 }
 """Settings that make an attack quick, and rates that poison and cover some of 100 samples; one that is not here has its
 defaults."""

@@ -23,7 +23,7 @@ MEMBERS = [(contract, name) for contract in CONTRACTS for name in contract.names
 every_member = pytest.mark.parametrize(("contract", "name"), MEMBERS, ids=[f"{c.kind}-{n}" for c, n in MEMBERS])
 every_contract = pytest.mark.parametrize("contract", CONTRACTS, ids=[c.kind for c in CONTRACTS])
 
-REQUIRED: dict[str, Config] = {"image_folder": {"path": "pets"}}
+REQUIRED: dict[str, Config] = {"image_folder": {"path": "pets"}, "clip_folder": {"path": "clips"}}
 """What has no default."""
 
 
@@ -109,7 +109,7 @@ def test_the_order_of_a_dict_does_not_change_the_key() -> None:
     forth = {"name": "sig", "rate": 0.02, "delta": 20.0}
     back = dict(reversed(forth.items()))
     assert list(forth) != list(back)
-    assert Attack.of(forth).key() == Attack.of(back).key() == key_of(Attack.of(back).config())
+    assert Attack.of(forth).key() == Attack.of(back).key() == key_of(Attack.of(back).identity())
     assert key_of({"a": 1, "b": {"c": 2, "d": 3}}) == key_of({"b": {"d": 3, "c": 2}, "a": 1})
 
 
@@ -117,6 +117,7 @@ def test_defaults_spelled_out_do_not_change_the_key_and_every_field_does() -> No
     plain = Attack.of("sig")
     assert Attack.of({"name": "sig", "rate": plain.rate, "target": 0}).key() == plain.key()
     changes: list[Config] = [{"rate": 0.02}, {"target": 1}, {"cover": 0.1}, {"delta": 30.0}, {"frequency": 5.0}]
+    changes.append({"over_time": "dynamic"})
     assert {field for change in changes for field in change} == set(type(plain).model_fields)
     keys = [plain.key(), *(Attack.of({"name": "sig", **change}).key() for change in changes)]
     assert len(set(keys)) == len(keys)

@@ -12,7 +12,8 @@ from bdray.imagefile import opened
 from bdray.samples import Splits
 from bdray.spec import BadInput, at_home
 
-PART = 256  # images stamped at a time
+PART, NUMBERS = 256, 2**24
+"""Images stamped at a time, and of large ones or of clips as many as have so many values together."""
 
 CHECKER = torch.tensor([[0, 0, 255], [0, 255, 0], [255, 0, 255]], dtype=torch.uint8)
 """The 3x3 patch of the ANP and NFT code bases and of the label-consistent attack."""
@@ -30,7 +31,8 @@ def by_parts(stamp: Callable[..., Tensor], x: Tensor, *others: Tensor) -> Tensor
     """`stamp` applied to so many images at a time that their copies in floating point stay small beside the data set.
     `others` are as long as `x` and cut with it."""
     out = torch.empty_like(x)
-    for parts in zip(*(tensor.split(PART) for tensor in (out, x, *others)), strict=True):
+    size = min(PART, max(1, NUMBERS // max(1, x[:1].numel())))
+    for parts in zip(*(tensor.split(size) for tensor in (out, x, *others)), strict=True):
         parts[0].copy_(stamp(*parts[1:]))
     return out
 

@@ -8,15 +8,16 @@ import torch
 from torch import Tensor
 
 from bdray.attacks import Patterns, ToClass
+from bdray.attacks._frames import OverTime, check_over_time
 from bdray.attacks._images import by_parts, to_uint8
-from bdray.samples import Draw
+from bdray.samples import Draw, Splits
 from bdray.spec import Config, NonNegative, Share
 
 
 class Sig(ToClass):
     """Adds delta * sin(2 pi j frequency / width) to column j. BackdoorBench's delta is 40, backdoor-toolbox's 30."""
 
-    modalities: ClassVar[frozenset[str]] = frozenset({"image"})
+    modalities: ClassVar[frozenset[str]] = frozenset({"image", "video"})
     clean_label: ClassVar[bool] = True
     presets: ClassVar[dict[str, Config]] = {
         "advrbd": {"target": 1, "rate": 0.05},
@@ -29,9 +30,20 @@ class Sig(ToClass):
     """Amplitude, of 255."""
     frequency: NonNegative = 6.0
     """Periods across the image."""
+    over_time: OverTime = "static"
+    """On clips. dynamic: the frequency grows evenly from frame to frame; its mean over the clip is `frequency`."""
+
+    def check(self, splits: Splits) -> None:
+        super().check(splits)
+        check_over_time("sig", self.over_time, splits)
 
     def trigger(self, x: Tensor, patterns: Patterns, draw: Draw) -> Tensor:
         width = x.shape[-1]
         columns = torch.arange(width, dtype=torch.float64, device=x.device)
-        wave = self.delta * torch.sin(2 * math.pi * columns * self.frequency / width)
+        frequency: float | Tensor = self.frequency
+        if self.over_time == "dynamic":
+            count = x.shape[-3]
+            steps = torch.arange(1, count + 1, dtype=torch.float64, device=x.device)
+            frequency = (self.frequency * 2 / (count + 1) * steps)[:, None, None]
+        wave = self.delta * torch.sin(2 * math.pi * columns * frequency / width)
         return by_parts(lambda part: to_uint8(part.double() + wave), x)

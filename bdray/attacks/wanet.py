@@ -7,8 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bdray.attacks import Patterns, Setting, ToClass
+from bdray.attacks._frames import OverTime, check_over_time, frame_count, frame_shape
 from bdray.attacks._images import by_parts
-from bdray.samples import Draw, Samples
+from bdray.samples import Draw, Samples, Splits
 from bdray.spec import Config, Count, NonNegative, Positive, Share
 
 
@@ -26,20 +27,24 @@ def warp(controls: Tensor, height: int, width: int, strength: float, rescale: fl
 
 
 def sample(x: Tensor, grid: Tensor) -> Tensor:
-    """uint8 images [N, C, H, W] sampled bilinearly at a grid [1 or N, H, W, 2]; fractions are rounded, not cut off, which would
-    darken every image by half a step."""
+    """uint8 images [N, C, H, W] sampled bilinearly at a grid [1 or N, H, W, 2], clips [N, C, T, H, W] at one
+    [1 or N, 1 or T, H, W, 2]; fractions are rounded, not cut off, which would darken every image by half a step."""
 
     def warped(part: Tensor, grids: Tensor) -> Tensor:
+        if part.dim() == 5:
+            frames = part.transpose(1, 2)
+            at = grids.expand(-1, frames.shape[1], -1, -1, -1).flatten(0, 1)
+            return warped(frames.flatten(0, 1), at).unflatten(0, frames.shape[:2]).transpose(1, 2)
         return F.grid_sample(part.float(), grids, align_corners=True).round().clamp(0, 255).to(torch.uint8)
 
-    return by_parts(warped, x, grid.to(x.device).expand(len(x), -1, -1, -1))
+    return by_parts(warped, x, grid.to(x.device).expand(len(x), *grid.shape[1:]))
 
 
 class WaNet(ToClass):
     """The authors choose the poison anew in every batch; here its index set is fixed, which defenses that read the training
     set need, and which is a weaker attack at the same rate."""
 
-    modalities: ClassVar[frozenset[str]] = frozenset({"image"})
+    modalities: ClassVar[frozenset[str]] = frozenset({"image", "video"})
     presets: ClassVar[dict[str, Config]] = {
         "advrbd": {"target": 1, "rate": 0.05, "cover": 0.05},
         "backdoor_toolbox": {"target": 0, "rate": 0.05, "cover": 0.1},
@@ -52,15 +57,29 @@ class WaNet(ToClass):
     grid: Count = 4
     """Control points per side, drawn once a victim."""
     rescale: Positive = 1.0
+    over_time: OverTime = "static"
+    """On clips. dynamic: each frame has a warp of its own, drawn once a victim; so has each frame of a cover sample."""
+
+    def check(self, splits: Splits) -> None:
+        super().check(splits)
+        check_over_time("wanet", self.over_time, splits)
 
     def patterns(self, setting: Setting) -> Patterns:
-        height, width = setting.splits.train.inputs.shape[-2:]
-        controls = torch.rand(1, 2, self.grid, self.grid, generator=setting.rng) * 2 - 1
-        return {"grid": warp(controls, height, width, self.strength, self.rescale)}
+        _, height, width = frame_shape(setting.splits)
+        grids = []
+        for _ in range(frame_count(setting.splits) if self.over_time == "dynamic" else 1):
+            controls = torch.rand(1, 2, self.grid, self.grid, generator=setting.rng) * 2 - 1
+            grids.append(warp(controls, height, width, self.strength, self.rescale))
+        return {"grid": torch.cat(grids)}
 
     def trigger(self, x: Tensor, patterns: Patterns, draw: Draw) -> Tensor:
-        return sample(x, patterns["grid"])
+        return sample(x, self._grid(x, patterns))
 
     def disguised(self, x: Tensor, patterns: Patterns, samples: Samples, setting: Setting) -> Tensor:
-        noise = torch.rand(len(x), *patterns["grid"].shape[1:], generator=setting.rng) * 2 - 1
-        return sample(x, (patterns["grid"] + noise / x.shape[-2]).clamp(-1, 1))
+        grid = self._grid(x, patterns)
+        noise = torch.rand(len(x), *grid.shape[1:], generator=setting.rng) * 2 - 1
+        return sample(x, (grid + noise / x.shape[-2]).clamp(-1, 1))
+
+    def _grid(self, x: Tensor, patterns: Patterns) -> Tensor:
+        """[1, H, W, 2] for images; for clips one for all frames or one for each, [1, 1 or T, H, W, 2]."""
+        return patterns["grid"][None] if x.dim() == 5 else patterns["grid"]

@@ -169,6 +169,8 @@ def frames(path: Path, count: int, stride: int) -> list[np.ndarray]:
         if not container.streams.video:
             raise ValueError("it holds no video")
         stream = container.streams.video[0]
+        if stream.codec_context is None:
+            raise ValueError("its codec is none that PyAV reads")
         if stream.width * stream.height > LARGEST:
             raise ValueError(f"its frames have {stream.width}x{stream.height} pixels, more than {LARGEST}")
         total = sum(packet.size > 0 for packet in container.demux(stream))

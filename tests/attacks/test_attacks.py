@@ -26,7 +26,7 @@ def poisoned_by(attack: Attack, modality: str, seed: int = 0) -> tuple[Poison, S
 
 
 @every_attack
-@pytest.mark.parametrize(("rate", "cover"), [(0.05, 0.0), (0.13, 0.1), (0.006, 0.3)])
+@pytest.mark.parametrize(("rate", "cover"), [(0.05, 0.0), (0.12, 0.1), (0.006, 0.3)])
 def test_the_poisoned_share_is_the_rate(name: str, modality: str, rate: float, cover: float) -> None:
     harm, train, poisoned = poisoned_by(attack_of(name, rate=rate, cover=cover), modality)
     assert len(harm.poisoned) == len(harm.planted) == round(rate * len(train))

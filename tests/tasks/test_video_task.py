@@ -147,7 +147,7 @@ def test_badnets_stands_in_every_frame() -> None:
 @pytest.mark.parametrize(
     ("part", "told"),
     [
-        ({"attack": "blend"}, "the attack 'blend' is for image, the task 'video' is for video"),
+        ({"attack": "physical"}, "the attack 'physical' is for image, the task 'video' is for video"),
         ({"task": {"name": "video", "data": "digits"}}, "the data set 'digits' is for image"),
         ({"task": {"name": "video", "model": "resnet18"}}, "the model 'resnet18' is for image"),
     ],
@@ -160,7 +160,8 @@ def test_parts_of_another_modality(part: dict[str, Any], told: str) -> None:
 @pytest.mark.parametrize("name", [n for n in Model.names() if Model.member(n).modality == "video"])
 @pytest.mark.parametrize("shape", [(3, 16, 32, 32), (3, 4, 16, 24), (1, 5, 48, 48)], ids=str)
 def test_any_clips_in_and_logits_out(name: str, shape: tuple[int, ...]) -> None:
-    model = place(Model.of({"name": name, "width": 2}).build(Outline(("a", "b", "c"), shape)))
+    width = 8 if name == "mvit_v2_s" else 2  # LayerNorm of two channels is little more than a sign, whose last bits decide
+    model = place(Model.of({"name": name, "width": width}).build(Outline(("a", "b", "c"), shape)))
     x = torch.rand(2, *shape, generator=rng(0))
     before = x.clone()
     logits = model.train()(x)
