@@ -101,7 +101,7 @@ def test_nft_masks_every_norm_but_the_stems(name: str, masks: int) -> None:
 
 @every_model
 def test_every_defense_for_points_takes_it(name: str) -> None:
-    part = Samples(clouds(80), torch.arange(80) % 8)
+    part = Samples(clouds(400, 16), torch.arange(400) % 8)
     splits = Splits(part, part, part, "abcdefgh")
     task = Task.of({"name": "points", "model": {"name": name, "width": 4}})
     for defense in map(Defense.of, Defense.names()):
