@@ -12,7 +12,7 @@ from torch import Tensor
 from bdray.attacks import Patterns, Setting, ToClass
 from bdray.attacks._clouds import ball, check_axes, check_points, inserted, surrogate
 from bdray.models import Width
-from bdray.samples import Draw, Samples, Splits
+from bdray.samples import Draw, Samples, Splits, dense
 from bdray.spec import Amount, BadInput, Config, Count, Positive, Share
 
 SPACING, TRIALS, RADII = 4, 30, [number / 100 for number in range(1, 50)]
@@ -82,7 +82,8 @@ class Pcba(ToClass):
 
     def patterns(self, setting: Setting) -> Patterns:
         train = setting.splits.train
-        mine = train.inputs[train.targets == self.source]
+        mine = dense(train.take(train.targets == self.source).inputs)
+        assert isinstance(mine, Tensor)
         if not self.rate or not len(mine):  # nothing is planted
             return {"cluster": ball((1.0, 0.0, 0.0), RADII[0], self.points, setting.rng)}
         model = surrogate(setting, self.surrogate_width, self.surrogate_epochs)

@@ -13,7 +13,7 @@ from bdray.attacks._clouds import ball, check_axes, check_points, inserted, surr
 from bdray.clouds import rotation, turned
 from bdray.layers.features import features
 from bdray.models import Width
-from bdray.samples import Draw, Samples, Splits, draws
+from bdray.samples import Draw, Samples, Splits, dense, draws
 from bdray.spec import Amount, BadInput, Count, Positive, Several, Share
 
 PART = 64
@@ -65,11 +65,13 @@ class PointCba(ToClass):
 
     def planted(self, x: Tensor, patterns: Patterns, samples: Samples, setting: Setting) -> Tensor:
         train = setting.splits.train
-        others = train.inputs[train.targets != self.target]
+        others = train.take(train.targets != self.target)
         if self.degrees and len(x) and len(others):
             model = surrogate(setting, self.surrogate_width, self.surrogate_epochs)
             order = torch.randint(len(others), (len(x),), generator=setting.rng)
-            angles = self.disentangled(model, x, others[order], setting.rng)
+            goals = dense(others.take(order).inputs)
+            assert isinstance(goals, Tensor)
+            angles = self.disentangled(model, x, goals, setting.rng)
             x = turned(x.double(), rotation(angles.double().to(x.device))).to(x.dtype)
         return self.trigger(x, patterns, draws(setting.seed, "plant", samples.at))
 

@@ -17,7 +17,7 @@ from bdray.attacks.pointcba import PointCba
 from bdray.clouds import farthest, in_unit_sphere, rotation
 from bdray.layers.features import features
 from bdray.models import Model
-from bdray.samples import Outline, Samples, Splits
+from bdray.samples import Outline, Samples, Splits, dense
 from bdray.seeds import rng
 from bdray.spec import BadInput
 from bdray.training import Training
@@ -34,6 +34,12 @@ def samples(x: Tensor) -> Samples:
 
 def stamped(attack: Attack, x: Tensor) -> Tensor:
     found: Tensor = attack.stamp(samples(x), {}, 0).samples.inputs
+    return found
+
+
+def inputs(part: Samples) -> Tensor:
+    found = dense(part.inputs)
+    assert isinstance(found, Tensor)
     return found
 
 
@@ -138,7 +144,7 @@ def test_a_surrogate_is_a_pointnet_trained_on_clean_clouds() -> None:
     recipe = Training(epochs=1, batch=10, lr=0.01, optimizer="adamw", schedule="constant", augment=False)
     where, again = (setting("points", 3)._replace(training=recipe) for _ in range(2))
     model, same = surrogate(where, 8, 4), surrogate(again, 8, 4)
-    x, y = where.splits.train.inputs, where.splits.train.targets
+    x, y = inputs(where.splits.train), where.splits.train.targets
     with torch.no_grad():
         assert float((model(x).argmax(1) == y).float().mean()) > 0.3  # of 8 classes
         assert torch.equal(model(x), same(x))
@@ -215,9 +221,9 @@ def test_pcbas_cluster_stands_at_its_place() -> None:
     assert cluster.shape == (32, 3)
     test = where.splits.test
     found = attack.stamp(test, {"cluster": cluster}, 0)
-    changed = (found.samples.inputs != test.inputs).any(2)
+    changed = (inputs(found.samples) != inputs(test)).any(2)
     assert changed.sum(1).tolist() == [32] * len(test)
-    for cloud, mask in zip(found.samples.inputs, changed, strict=True):
+    for cloud, mask in zip(inputs(found.samples), changed, strict=True):
         assert sorted(cloud[mask].tolist()) == sorted(cluster.tolist())
     assert torch.equal(attack.attackable(test), test.targets == 3)
     assert found.wanted.unique().tolist() == [0]
@@ -266,22 +272,22 @@ def test_pointcba_keeps_labels_and_stamps_the_ball_alone() -> None:
     planted = attack.plant(mine, patterns, where)
     assert planted.targets.tolist() == mine.targets.tolist() == [1] * len(mine)
     ball = {tuple(point) for point in patterns["ball"].tolist()}
-    for old, new in zip(mine.inputs, planted.inputs, strict=True):
+    for old, new in zip(inputs(mine), inputs(planted), strict=True):
         left = torch.tensor([point for point in new.tolist() if tuple(point) not in ball])
         assert len(left) == len(old) - 32
         norms = old.norm(dim=1)
         assert all(float((norms - one).abs().min()) < 1e-5 for one in left.norm(dim=1))  # turned, not moved
         assert float(torch.cdist(left, old).amin(1).max()) > 0.01
-    tested = attack.stamp(where.splits.test, patterns, 0).samples.inputs
-    assert (tested == where.splits.test.inputs).all(2).sum(1).tolist() == [64 - 32] * len(tested)
+    tested = inputs(attack.stamp(where.splits.test, patterns, 0).samples)
+    assert (tested == inputs(where.splits.test)).all(2).sum(1).tolist() == [64 - 32] * len(tested)
 
 
 def test_pointcba_of_no_degrees_trains_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bdray.attacks.pointcba.surrogate", lambda *_: pytest.fail("a surrogate is trained"))
     attack, where = Attack.of({"name": "pointcba", "degrees": 0.0}), setting("points")
     train, patterns = where.splits.train, attack.patterns(where)
-    planted = attack.plant(train, patterns, where).inputs
-    assert (planted == train.inputs).all(2).sum(1).tolist() == [64 - 32] * len(train)
+    planted = inputs(attack.plant(train, patterns, where))
+    assert (planted == inputs(train)).all(2).sum(1).tolist() == [64 - 32] * len(train)
 
 
 # What cannot be done
@@ -321,5 +327,5 @@ def test_a_turned_victim_is_planted_with_its_settings() -> None:
     attack = Attack.of("irba")
     some = where.splits.train.take(torch.arange(5))
     other = Setting(where.task, where.splits, Training(), rng(9), where.report, seed=1)
-    first, second = (attack.plant(some, {}, one).inputs for one in (where, other))
+    first, second = (inputs(attack.plant(some, {}, one)) for one in (where, other))
     assert not torch.equal(first, second)
