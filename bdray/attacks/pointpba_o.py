@@ -17,7 +17,8 @@ Degrees = Annotated[float, Field(ge=-180, le=180)]
 
 class PointPbaO(ToClass):
     """The authors published no code: 10 degrees about z are those of RegionBA's and PointCRT's. A victim that is trained on
-    clouds turned about the same axis cannot see it, and one that is trained on any turned clouds hardly."""
+    clouds turned about the same axis cannot see it, nor can any on an object of revolution about it, such as five of the
+    eight kinds of `solids`; there `axis=x` shows more."""
 
     modalities: ClassVar[frozenset[str]] = frozenset({"points"})
 

@@ -13,6 +13,8 @@ from bdray.samples import Outline
 from bdray.spec import Count
 
 SLOPE = 0.2
+PART = 16
+"""Clouds whose edges are looked at together where no gradients are kept."""
 
 
 def neighbours(x: Tensor, count: int) -> Tensor:
@@ -32,6 +34,12 @@ class Edges(nn.Module):
         self.conv, self.bn = nn.Conv2d(2 * inside, out, 1, bias=False), nn.BatchNorm2d(out)
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.training or torch.is_grad_enabled():
+            return self.seen(x)
+        return torch.cat([self.seen(part) for part in x.split(PART)])  # so that 500 clouds take no 20 GB
+
+    def seen(self, x: Tensor) -> Tensor:
+        """The same of clouds that fit into memory."""
         others = gathered(x, neighbours(x, self.near))
         own = x[:, :, None].expand_as(others)
         edges = torch.cat([others - own, own], 3).permute(0, 3, 1, 2)

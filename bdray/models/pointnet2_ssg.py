@@ -11,6 +11,9 @@ from bdray.clouds import farthest, gathered
 from bdray.models import Model
 from bdray.samples import Outline
 
+PART = 32
+"""Clouds whose groups are looked at together where no gradients are kept."""
+
 
 class Layers(nn.Module):
     """Layers that every point of every group passes by itself, BatchNorm and ReLU after each, then the maximum over a group;
@@ -48,6 +51,14 @@ class Stage(nn.Module):
 
     def forward(self, x: Tensor, values: Tensor | None, points: int) -> tuple[Tensor, Tensor]:
         """Points [N, P, 3] and their values [N, P, C] in, those of the centres out; `points` are those of the whole cloud."""
+        if self.training or torch.is_grad_enabled():
+            return self.grouped(x, values, points)
+        parts = [None] * len(x) if values is None else values.split(PART)
+        found = [self.grouped(part, value, points) for part, value in zip(x.split(PART), parts, strict=False)]
+        return torch.cat([centres for centres, _ in found]), torch.cat([seen for _, seen in found])
+
+    def grouped(self, x: Tensor, values: Tensor | None, points: int) -> tuple[Tensor, Tensor]:
+        """The same of clouds that fit into memory."""
         with torch.no_grad():
             # The point farthest from the middle is the first whatever the order of the points.
             start = (x - x.mean(1, keepdim=True)).square().sum(2).argmax(1)

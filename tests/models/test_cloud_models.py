@@ -71,6 +71,15 @@ def test_a_cloud_is_seen_alone_and_in_no_order(name: str) -> None:
 
 
 @every_model
+def test_many_clouds_are_seen_as_few_are(name: str) -> None:
+    """Where no gradients are kept they pass in parts."""
+    model, x = trained(name), clouds(70, 24)
+    whole = model(x).detach()
+    with torch.inference_mode():
+        assert torch.allclose(model(x), whole, atol=1e-5)
+
+
+@every_model
 def test_points_have_gradients(name: str) -> None:
     """What AdvrBD climbs; held still, too."""
     for model in (trained(name), still(trained(name))):
