@@ -32,6 +32,8 @@ QUICK: dict[str, Config] = {
     "adaptive_blend": {"rate": 0.1, "cover": 0.1},
     "adaptive_patch": {"rate": 0.1, "cover": 0.1},
     "uat": {"trigger_steps": 2, "steps": 2, "surrogate_epochs": 1},
+    "pcba": {"steps": 5, "surrogate_width": 4, "surrogate_epochs": 1},
+    "pointcba": {"target": 1, "steps": 2, "surrogate_width": 4, "surrogate_epochs": 1},
 }
 """Settings that make an attack quick, and rates that poison and cover some of 100 samples; one that is not here has its
 defaults."""

@@ -135,6 +135,8 @@ SKIPPED = {
     "advrbd": "names no such space",
     "cutmix": "pastes a box of one image",
     "dbr": "turns and shifts images",
+    "ror": "removes points that lie apart",
+    "sor": "removes points that lie apart",
 }
 
 

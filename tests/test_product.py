@@ -49,6 +49,7 @@ SKIPPED = {
     **{("clp", task): "finds no BatchNorm after a convolution" for task in ("text", "translation")},
     **{("cutmix", task): "pastes a box of one image" for task in Task.names() if task != "image"},
     **{("dbr", task): "turns and shifts images" for task in Task.names() if task != "image"},
+    **{(name, task): "removes points that lie apart" for name in ("sor", "ror") for task in Task.names() if task != "points"},
     ("fine_pruning", "detection"): "'ssd' has none with a weight of its own",
 }
 """Where a defense has no meaning, and what is said of it."""

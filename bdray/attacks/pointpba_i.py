@@ -2,10 +2,10 @@
 
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from bdray.attacks import Patterns, Setting, ToClass
+from bdray.attacks._clouds import ball, check_points, inserted
 from bdray.samples import Draw, Splits
 from bdray.spec import BadInput, Count, Positive, Several
 
@@ -25,20 +25,13 @@ class PointPbaI(ToClass):
 
     def check(self, splits: Splits) -> None:
         super().check(splits)
-        count, axes = splits.train.inputs.shape[1:]
+        axes = splits.train.inputs.shape[2]
         if len(self.centre) != axes:
             raise BadInput(f"pointpba_i.centre: got {len(self.centre)} numbers, expected {axes}")
-        if self.points > count:
-            raise BadInput(f"pointpba_i.points: got {self.points}, expected at most {count}, all points of a cloud")
+        check_points("pointpba_i.points", self.points, splits)
 
     def patterns(self, setting: Setting) -> Patterns:
-        """Uniform on the sphere: the directions of normal draws."""
-        count, axes = self.points, setting.splits.train.inputs.shape[-1]
-        directions = torch.randn(count, axes, dtype=torch.float64, generator=setting.rng)
-        directions = directions / directions.norm(dim=1, keepdim=True)
-        return {"ball": (torch.tensor(self.centre, dtype=torch.float64) + self.radius * directions).float()}
+        return {"ball": ball(self.centre, self.radius, self.points, setting.rng)}
 
     def trigger(self, x: Tensor, patterns: Patterns, draw: Draw) -> Tensor:
-        ball, count = patterns["ball"].to(x), x.shape[1]
-        gone = draw(lambda g: torch.randperm(count, generator=g)[: len(ball)]).to(x.device)
-        return x.scatter(1, gone[..., None].expand(-1, -1, x.shape[2]), ball.expand(len(x), -1, -1))
+        return inserted(x, patterns["ball"], draw)

@@ -67,7 +67,7 @@ def test_contract(name: str, victim: Backdoored) -> None:
         assert flagged.shape == (len(splits.train),)
         assert flagged_again is not None
         assert torch.equal(flagged, flagged_again)
-    if name != "none":
+    if name not in ("none", "ror", "sor"):  # which change what the victim sees
         assert any(not torch.equal(v, before[k]) for k, v in state.items())
 
 

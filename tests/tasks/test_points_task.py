@@ -4,6 +4,8 @@ import itertools
 from typing import Any
 
 import pytest
+import scipy.optimize
+import scipy.spatial.distance
 import torch
 
 from bdray.attacks import Attack, Setting
@@ -70,6 +72,56 @@ def test_a_union_weighs_as_many_points_as_it_has(weight: float) -> None:
     assert own.float().mean(1).tolist() == [pytest.approx(mixed.weight)] * 6
     assert mixed.weight == round(weight * 64) / 64
     assert weight in (0.0, 1.0) or len(own.unique(dim=0)) == 6
+
+
+def transport(mine: torch.Tensor, other: torch.Tensor) -> float:
+    return float((mine - other).norm(dim=2).sum(1).mean())
+
+
+def test_an_assignment_in_parts_is_nearly_the_best() -> None:
+    """The best one by scipy, cloud by cloud; of points that lie on surfaces, as those of meshes do."""
+    mine, other = (clouds(3, 400, seed) for seed in (0, 1))
+    mine, other = mine / mine.norm(dim=2, keepdim=True), other.clamp(-1, 1)
+    least = 0.0
+    for a, b in zip(mine, other, strict=True):
+        cost = scipy.spatial.distance.cdist(a.numpy(), b.numpy())
+        least += cost[scipy.optimize.linear_sum_assignment(cost)].sum() / len(mine)
+    found = {most: transport(mine, assigned(mine, other, most)) for most in (0, 16, 64, 400)}
+    assert found[0] == found[400] == pytest.approx(least)
+    assert least < found[64] < 1.04 * least
+    assert found[64] < found[16] < 1.2 * least < transport(mine, other)
+    parts = assigned(mine, other, 48)  # the last part is smaller
+    for b, c in zip(other, parts, strict=True):
+        assert sorted(c.tolist()) == sorted(b.tolist())
+    assert torch.equal(parts, assigned(mine, other, 48))
+    assert torch.equal(parts[1:2], assigned(mine[1:2], other[1:2], 48))
+
+
+def test_pointmixup_in_parts_is_a_field_that_changes_no_older_key() -> None:
+    x = Batch(clouds(), torch.arange(6))
+    order = torch.tensor([1, 2, 3, 4, 5, 0])
+    mixed = points(mix_points=8).mix(x, order, 0.3).inputs
+    assert torch.allclose(mixed, 0.3 * x.inputs + 0.7 * assigned(x.inputs, x.inputs[order], 8), atol=1e-6)
+    assert "mix_points" not in points().identity()
+    assert points(mix_points=0).key() == points().key() != points(mix_points=8).key()
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.3, 0.501, 1.0])
+def test_rsmix_grafts_a_piece_of_the_other_cloud(weight: float) -> None:
+    mine, order = Batch(clouds(), torch.arange(6)), torch.tensor([1, 2, 3, 4, 5, 0])
+    before = mine.inputs.clone()
+    mixed = points(mixup="rsmix").mix(mine, order, weight)
+    own = round(weight * 64)
+    assert mixed.weight == own / 64
+    assert torch.equal(mine.inputs, before)
+    assert torch.equal(mixed.inputs, points(mixup="rsmix").mix(mine, order, weight).inputs)
+    at, there = torch.randint(64, (2, 6), generator=rng(0, "rsmix", weight, *order.tolist())).tolist()
+    for cloud, other, found, here, origin in zip(before, before[order], mixed.inputs, at, there, strict=True):
+        near = sorted(range(64), key=lambda i: float((cloud[i] - cloud[here]).norm()))
+        wanted = [cloud[i].tolist() for i in near[64 - own :]]
+        nearest = sorted(range(64), key=lambda i: float((other[i] - other[origin]).norm()))[: 64 - own]
+        wanted += [(other[i] - other[origin] + cloud[here]).tolist() for i in nearest]
+        assert sorted(found.tolist()) == sorted(wanted)
 
 
 def test_augmentation_drops_scales_and_shifts() -> None:
