@@ -1,5 +1,6 @@
-"""Readers of files that are clouds: modelnet40_normal_resampled, and folders of one's own."""
+"""Readers of files that are clouds: modelnet40_normal_resampled, ShapeNet part, and folders of one's own."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -127,6 +128,73 @@ def test_a_bad_one_is_one_sentence(tmp_path: Path, mar: Callable[[Path], object]
     mar(tmp_path / "modelnet40_normal_resampled")
     with pytest.raises(BadInput, match=told) as caught:
         read("modelnet_resampled", tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+# ShapeNet part
+
+KINDS = {"Lamp": "03636649", "Airplane": "02691156"}
+"""In the order of the file, which is not that of the names."""
+
+
+def shapenet(root: Path) -> dict[str, np.ndarray]:
+    """A miniature of it, in its own layout; what each file holds. Clouds have different numbers of points."""
+    base = root / "shapenetcore_partanno_segmentation_benchmark_v0_normal"
+    (base / "train_test_split").mkdir(parents=True)
+    (base / "synsetoffset2category.txt").write_text("".join(f"{name}\t{number}\n" for name, number in KINDS.items()))
+    held: dict[str, np.ndarray] = {}
+    for part, names in (("train", ("1a0", "9c3")), ("val", ("b77",)), ("test", ("ff2",))):
+        listed = [f"shape_data/{number}/{number}-{name}" for name in names for number in reversed(KINDS.values())]
+        (base / "train_test_split" / f"shuffled_{part}_file_list.json").write_text(json.dumps(listed))
+        for one in listed:
+            number, name = one.split("/")[1:]
+            held[name] = cloud(100 + len(held), 20 + 3 * len(held))
+            (base / number).mkdir(exist_ok=True)
+            lines = [" ".join(f"{value:.6f}" for value in row) + " 12.000000" for row in held[name]]
+            (base / number / f"{name}.txt").write_text("\n".join(lines) + "\n")
+    return held
+
+
+def test_shapenet_in_the_order_of_its_lists(tmp_path: Path) -> None:
+    held = shapenet(tmp_path)
+    published = read("shapenet_part", tmp_path, sampling="first")
+    assert list(published.classes) == ["Lamp", "Airplane"]
+    assert published.train.targets.tolist() == [1, 0, 1, 0, 1, 0]  # the validation ones last
+    assert published.test.targets.tolist() == [1, 0]
+    names = [f"{number}-{name}" for name in ("1a0", "9c3", "b77") for number in ("02691156", "03636649")]
+    for found, name in zip(values(published.train), names, strict=True):
+        assert np.allclose(found, in_sphere(held[name][:8, :3]), atol=1e-6)
+    far = values(read("shapenet_part", tmp_path).train)
+    assert not np.allclose(far, values(published.train), atol=1e-3)
+
+
+def relisted(value: object) -> Callable[[Path], object]:
+    return lambda base: (base / "train_test_split" / "shuffled_val_file_list.json").write_text(json.dumps(value))
+
+
+@pytest.mark.parametrize(
+    ("mar", "told"),
+    [
+        (lambda base: (base / "synsetoffset2category.txt").unlink(), r"synsetoffset2category\.txt is not there"),
+        (spoil(lambda text: "Lamp", "synsetoffset2category.txt"), "is not a name and a number in each line"),
+        (lambda base: (base / "train_test_split/shuffled_val_file_list.json").unlink(), r"val_file_list\.json is not there"),
+        (spoil(lambda text: "{", "train_test_split/shuffled_val_file_list.json"), r"val_file_list\.json is no JSON"),
+        (relisted({"a": 1}), "is no list of texts"),
+        (relisted(["shape_data/00000000/x"]), "lists 'shape_data/00000000/x', which is in no folder of synset"),
+        (relisted(["shape_data/03636649/x"]), r"03636649.x\.txt is not there"),
+        (
+            spoil(lambda text: text.replace(" ", "", 1), "03636649/03636649-b77.txt"),
+            "damaged .line 1 has 6 numbers, expected 7",
+        ),
+        (spoil(lambda text: "x" + text, "03636649/03636649-b77.txt"), "damaged .a value in it is no number"),
+        (spoil(lambda text: "", "03636649/03636649-b77.txt"), "points: got 8, but the cloud .*-b77.txt has 0; lower it"),
+    ],
+)
+def test_a_bad_shapenet_is_one_sentence(tmp_path: Path, mar: Callable[[Path], object], told: str) -> None:
+    shapenet(tmp_path)
+    mar(tmp_path / "shapenetcore_partanno_segmentation_benchmark_v0_normal")
+    with pytest.raises(BadInput, match=told) as caught:
+        read("shapenet_part", tmp_path)
     assert "\n" not in str(caught.value)
 
 
