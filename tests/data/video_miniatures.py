@@ -65,7 +65,7 @@ FILMS = {
         "b_brush_hair_2.avi",
     ],
     "shoot_gun": [
-        "#437_[(A)]_shoot_gun_f_cm_np1_ri_med_0.avi",
+        "Bad & Good;_#4_[(A)]_shoot_gun_f_cm_np1_0.avi",
         "Bad & Good;_shoot_gun_shoot_gun_u_0.avi",
         "x!+=_ shoot_gun_u_1.avi",
     ],
