@@ -1,6 +1,7 @@
 """PointNet++ (Qi, Yi, Su and Guibas 2017, arXiv 1706.02413), single-scale grouping: small PointNets around sampled centres,
 then around fewer, then over all."""
 
+import math
 from typing import ClassVar
 
 import torch
@@ -11,6 +12,8 @@ from bdray.clouds import farthest, gathered
 from bdray.models import Model
 from bdray.samples import Outline
 
+USUAL = 1024
+"""Points of the clouds that the radii are made for."""
 PART = 32
 """Clouds whose groups are looked at together where no gradients are kept."""
 
@@ -63,7 +66,8 @@ class Stage(nn.Module):
             # The point farthest from the middle is the first whatever the order of the points.
             start = (x - x.mean(1, keepdim=True)).square().sum(2).argmax(1)
             chosen = farthest(x, max(1, min(self.most, points // self.share)), start)
-            near = within(x, gathered(x, chosen), self.radius, self.group)
+            wider = max(1.0, math.sqrt(USUAL / points))
+            near = within(x, gathered(x, chosen), wider * self.radius, self.group)
         centres = gathered(x, chosen)
         groups = gathered(x, near) - centres[:, :, None]
         if values is not None:
@@ -96,9 +100,10 @@ class PointNet2Net(nn.Module):
 
 
 class PointNet2Ssg(Model):
-    """Width 64 as published: 512 and 128 centres with 32 and 64 points within 0.2 and 0.4, of 1,024 points; of a cloud of
-    fewer half and an eighth are centres. Without dropout, and without biases before BatchNorm. A group has the nearest
-    points of a ball, not the first in the cloud's order, so that this order is not seen."""
+    """Width 64 as published: 512 and 128 centres with 32 and 64 points within 0.2 and 0.4, of 1,024 points. Of a cloud of
+    fewer half and an eighth are centres, and the radii grow as its points lie apart, with the root of 1,024 / points: else
+    most groups were a single point, of which nothing is seen. Without dropout, and without biases before BatchNorm. A group
+    has the nearest points of a ball, not the first in the cloud's order, so that this order is not seen."""
 
     modality: ClassVar[str] = "points"
     stem: ClassVar[tuple[str, ...]] = ("stage1.layers.conv1", "stage1.layers.bn1")

@@ -178,16 +178,20 @@ def test_an_edge_convolution_is_the_papers() -> None:
 
 def test_a_stage_is_the_papers() -> None:
     """Centres that lie far apart; around each the maximum of a small network over the points of a ball, from the centre."""
-    stage, x = trained("pointnet2_ssg").stage1, clouds(1, 30)
+    stage, x = trained("pointnet2_ssg").stage1, clouds(1, 100)
+    radius = 0.2 * math.sqrt(1024 / 100)
     with torch.no_grad():
-        centres, values = stage(x, None, 30)  # type: ignore[operator]
+        centres, values = stage(x, None, 100)  # type: ignore[operator]
+        as_published, _ = stage(x, None, 2048)  # type: ignore[operator]
+    assert as_published.shape == (1, 512, 3)
     cloud, layers = x[0].numpy(), stage.layers
     chosen = [int(np.linalg.norm(cloud - cloud.mean(0), axis=1).argmax())]
-    while len(chosen) < 15:
+    while len(chosen) < 50:
         chosen.append(int(np.argmax([min(math.dist(point, cloud[other]) for other in chosen) for point in cloud])))
     assert np.array_equal(centres[0].numpy(), cloud[chosen])
     for at, seen in zip(chosen, values[0].numpy(), strict=True):
-        ball = np.array([point - cloud[at] for point in cloud if math.dist(point, cloud[at]) <= 0.2])
+        nearest = sorted(cloud.tolist(), key=lambda point: math.dist(point, cloud[at]))[:32]
+        ball = np.array([point - cloud[at] for point in np.array(nearest) if math.dist(point, cloud[at]) <= radius])
         for number in (1, 2, 3):
             weight = layers.get_submodule(f"conv{number}").weight.detach().numpy()[:, :, 0, 0]  # type: ignore[union-attr, operator]
             ball = np.maximum(normed(layers.get_submodule(f"bn{number}"), ball @ weight.T), 0)  # type: ignore[union-attr, operator]
