@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from bdray.attacks import Attack, Patterns, Setting
-from bdray.attacks._images import rosette
+from bdray.attacks._images import by_parts, rosette
 from bdray.attacks.tdba import Tdba
 from bdray.attacks.wanet import warp
 from bdray.experiment import Experiment
@@ -206,3 +206,18 @@ def test_frequencies_that_a_clip_lacks(fields: dict[str, object], sentence: str)
 def test_a_bin_comes_once() -> None:
     with pytest.raises(BadInput, match=r"tdba\.bins: got \[3, 3\], expected each at most once; leave out what comes again"):
         attack_of("tdba", bins=[3, 3])
+
+
+def test_of_large_clips_few_are_stamped_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their copies in floating point would not fit beside the data set."""
+    monkeypatch.setattr("bdray.attacks._images.NUMBERS", 1000)
+    seen: list[int] = []
+
+    def stamped(part: Tensor) -> Tensor:
+        seen.append(len(part))
+        return part + 1
+
+    x = clips(7, (3, 4, 5, 6))
+    assert torch.equal(by_parts(stamped, x), x + 1)
+    assert seen == [2, 2, 2, 1]
+    assert by_parts(stamped, x[:0]).shape == (0, 3, 4, 5, 6)
