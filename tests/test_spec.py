@@ -23,7 +23,11 @@ MEMBERS = [(contract, name) for contract in CONTRACTS for name in contract.names
 every_member = pytest.mark.parametrize(("contract", "name"), MEMBERS, ids=[f"{c.kind}-{n}" for c, n in MEMBERS])
 every_contract = pytest.mark.parametrize("contract", CONTRACTS, ids=[c.kind for c in CONTRACTS])
 
-REQUIRED: dict[str, Config] = {"image_folder": {"path": "pets"}, "clip_folder": {"path": "clips"}}
+REQUIRED: dict[str, Config] = {
+    "image_folder": {"path": "pets"},
+    "clip_folder": {"path": "clips"},
+    "cloud_folder": {"path": "scans"},
+}
 """What has no default."""
 
 
