@@ -10,8 +10,10 @@ from PIL import Image
 
 from bdray.__main__ import main
 from bdray.bench import Bench
+from bdray.experiment import Experiment
 from bdray.report.figures.samples import DRAWN, FRAMES, GREY, PAPER, RED, SIDE, VIEWS, _change, figure_of
 from bdray.run import run
+from bdray.samples import Samples
 from bdray.spec import BadInput
 from bdray.store.store import Store
 from bdray.victim import backdoor
@@ -44,6 +46,26 @@ def test_numbers_of_badnets(store: Store, tmp_path: Path, capsys: pytest.Capture
     assert "said of clean" in capsys.readouterr().out
     with Image.open(out) as picture:
         assert picture.width > 400
+
+
+@pytest.mark.parametrize("task", ["video", "points"])
+def test_of_clips_and_clouds(task: str, store: Store, tmp_path: Path) -> None:
+    """Read from the disk as they are used, as a data set of theirs is."""
+    experiment = Experiment.of({"task": task, "training": {"epochs": 1}, "defense": "none"})
+    victim = backdoor(experiment, store, tmp_path)
+    found = figure_of(experiment.victim_key(), store, tmp_path)
+    assert [r["part"] for r in found.records] == 2 * ["poisoned"] + 4 * ["test"]
+    first = int(victim.poison.poisoned[0])
+    planted = victim.poison.apply(Bench(experiment, store, tmp_path).splits.train).take(torch.tensor([first])).dense()
+    assert found.records[0]["of_triggered"] == found_class(experiment, victim.model, planted, store, tmp_path)
+    found.draw(tmp_path / "samples.png")
+    with Image.open(tmp_path / "samples.png") as picture:
+        assert picture.height > 400
+
+
+def found_class(experiment: Experiment, model: torch.nn.Module, samples: Samples, store: Store, root: Path) -> str:
+    """What a model says of the first of the samples."""
+    return Bench(experiment, store, root).splits.classes[int(experiment.task.predict(model, samples)[0])]
 
 
 def test_images() -> None:

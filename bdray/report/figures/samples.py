@@ -69,9 +69,9 @@ def figure_of(key: str, store: Store, root: Path) -> Figure:
     if victim is None:
         raise BadInput(f"the victim of {key} is of no use; the command that made it makes it again")
     at = _spread(victim.poison.poisoned, SHOWN["poisoned"])
-    true, stands = splits.train.take(at), victim.poison.apply(splits.train).take(at)
+    true, stands = (samples.take(at).dense() for samples in (splits.train, victim.poison.apply(splits.train)))
     test = splits.test.take(attack.attackable(splits.test))
-    test = test.take(_spread(torch.arange(len(test)), SHOWN["test"]))
+    test = test.take(_spread(torch.arange(len(test)), SHOWN["test"])).dense()
     parts = {
         "poisoned": (true, Triggered(true.having(inputs=stands.inputs), stands.targets)),
         "test": (test, attack.stamp(test, victim.patterns, seed_of(bench.experiment.seed, "test"))),
