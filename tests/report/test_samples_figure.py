@@ -48,10 +48,12 @@ def test_numbers_of_badnets(store: Store, tmp_path: Path, capsys: pytest.Capture
         assert picture.width > 400
 
 
-@pytest.mark.parametrize("task", ["video", "points"])
-def test_of_clips_and_clouds(task: str, store: Store, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("task", "data"), [("video", "moving_shapes"), ("points", "solids")])
+def test_of_clips_and_clouds(task: str, data: str, store: Store, tmp_path: Path) -> None:
     """Read from the disk as they are used, as a data set of theirs is."""
-    experiment = Experiment.of({"task": task, "training": {"epochs": 1}, "defense": "none"})
+    experiment = Experiment.of(
+        {"task": {"name": task, "data": {"name": data, "limit": 80}}, "training": {"epochs": 1}, "defense": "none"}
+    )
     victim = backdoor(experiment, store, tmp_path)
     found = figure_of(experiment.victim_key(), store, tmp_path)
     assert [r["part"] for r in found.records] == 2 * ["poisoned"] + 4 * ["test"]
