@@ -84,6 +84,11 @@ class BadInput(ValueError):
         super().__init__(sentence(text))
 
 
+class GaveUp(RuntimeError):
+    """A part of an experiment cannot go on with what it found, as a defense that takes no sample for clean: the row fails with
+    this text, one sentence. That is a result, and no fault of the program."""
+
+
 class Typed:
     """A number on the command line; a field that takes texts takes the word itself, `007` and not 7."""
 

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 import bdray
 from bdray.layout import CannotPrint, complain, entries, say, silence, streams
 from bdray.signals import Ending, orderly
-from bdray.spec import BadInput, at_home, unknown
+from bdray.spec import BadInput, GaveUp, at_home, unknown
 from bdray.store.refusal import shown, without_secrets
 from bdray.wording import sentence
 
@@ -53,7 +53,7 @@ def _ended(options: argparse.Namespace, ending: Ending) -> int:
     except BadInput as error:
         complain(f"bdray: {without_secrets(str(error))}")
         return 2
-    except FloatingPointError as error:  # a training that diverged; its failed row is in the store
+    except (FloatingPointError, GaveUp) as error:  # a training diverged, or a defense gave up; its failed row is in the store
         complain(f"bdray: {without_secrets(str(error))}")
         return 1
     except KeyboardInterrupt:

@@ -31,7 +31,7 @@ from bdray.defenses._partition import Perturbation, divergences
 from bdray.defenses._stages import Stages
 from bdray.layers.finite import check_finite
 from bdray.samples import Outline, Rows, Samples, Splits
-from bdray.spec import BadInput, BatchSize, Config, Count, Later, NonNegative, Positive, Share
+from bdray.spec import BadInput, BatchSize, Config, Count, GaveUp, Later, NonNegative, Positive, Share
 from bdray.task import Task
 from bdray.training import Report, Training, device, parts
 
@@ -147,7 +147,7 @@ class AdvrBD(Defense):
         flagged = groups.low if self.isolate == "loss" else task.predict(model, train) == train.targets.cpu()
         clean = (~flagged).nonzero().flatten()
         if len(clean) < 2:
-            raise RuntimeError(
+            raise GaveUp(
                 f"advrbd found {len(clean)} of {len(train)} samples clean, too few to train on: the enhanced model still gets "
                 "the others right; raise defense.lr, defense.iterations or defense.level"
             )

@@ -94,7 +94,8 @@ def mixed(rows: pa.Table) -> list[str]:
     made: dict[str, Counter[str]] = {}
     for name, digest, spec in known:
         if pairs[name] > 1:  # for other fields, such as limit, or for other files
-            made.setdefault(json.dumps(json.loads(spec)["task"]["data"], sort_keys=True), Counter())[digest] += 1
+            data = {field: value for field, value in json.loads(spec)["task"]["data"].items() if field != "cache"}
+            made.setdefault(json.dumps(data, sort_keys=True), Counter())[digest] += 1
     changed = {data: sorted(digests.values(), reverse=True) for data, digests in made.items() if len(digests) > 1}
     return [
         f"the data set {json.loads(data)['name']!r} was changed between the rows: {' and '.join(map(str, counts))} rows are of "

@@ -7,11 +7,14 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
 import bdray
 from bdray.__main__ import main
+from bdray.defenses.advrbd import AdvrBD
+from bdray.spec import GaveUp
 from bdray.store.row import spec_of
 from bdray.store.store import Store
 from bdray.victim import backdoor
@@ -224,6 +227,19 @@ def test_a_training_that_diverges_is_one_sentence(cli, tmp_path: Path) -> None:
     assert (status, out) == (1, "")
     assert "the training loss is nan" in err
     assert err.count("\n") == 1
+    assert Store(str(tmp_path / "store")).rows().to_pylist()[0]["status"] == "failed"
+
+
+def test_a_defense_that_gives_up_is_one_sentence(cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As AdvrBD where it takes no sample for clean: no fault of the program, so no traceback."""
+
+    def nothing(self: object, *_: object) -> NoReturn:
+        raise GaveUp("advrbd found 0 of 4 samples clean, too few to train on")
+
+    monkeypatch.setattr(AdvrBD, "defend", nothing)
+    status, out, err = cli("run", *QUICK[:2], "training.epochs=1", "defense=advrbd")
+    assert (status, out) == (1, "")
+    assert err == "bdray: advrbd found 0 of 4 samples clean, too few to train on\n"
     assert Store(str(tmp_path / "store")).rows().to_pylist()[0]["status"] == "failed"
 
 

@@ -22,7 +22,7 @@ from bdray.provenance import provenance
 from bdray.run import run
 from bdray.samples import Outline, Samples, Splits
 from bdray.seeds import rng
-from bdray.spec import BadInput
+from bdray.spec import BadInput, GaveUp
 from bdray.store.store import Store, StoreCheckpoint
 from bdray.task import Task
 from bdray.training import Training, silent
@@ -470,7 +470,7 @@ def test_only_what_was_flagged_is_relabelled(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_too_few_clean_samples_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(RuntimeError, match="found 1 of 4 samples clean, too few to train on"):
+    with pytest.raises(GaveUp, match="found 1 of 4 samples clean, too few to train on"):
         Defending(monkeypatch, bright([0, 150, 150, 150]))
 
 
