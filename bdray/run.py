@@ -22,7 +22,7 @@ from bdray.layers.finite import check_finite, named
 from bdray.memory import peak_memory, reset_peak_memory
 from bdray.provenance import provenance
 from bdray.proxies import Proxy
-from bdray.seeds import rng
+from bdray.seeds import rng, seed_of
 from bdray.spec import BadInput, Config, Incompatible
 from bdray.store.curve import Curve, Progress, unwatched
 from bdray.store.refusal import Refused
@@ -113,6 +113,7 @@ def _defend(bench: Bench, victim: Backdoored, progress: Progress) -> _Outcome:
         evidence = evidence._replace(keep=lambda what: kept(what))
     reset_peak_memory()
     started = time.perf_counter()
+    torch.manual_seed(seed_of(experiment.seed, "dropout", defense.seed))  # for what layers draw themselves
     with named(f"the defense {defense.name!r}"):
         defended = defense.defend(evidence, task, rng(experiment.seed, "defense", defense.seed), curve)
         check_finite(defended.model, "it", "change its settings")

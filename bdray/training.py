@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from bdray.layers.finite import check_finite, is_finite
 from bdray.samples import Samples
-from bdray.seeds import rng
+from bdray.seeds import rng, seed_of
 from bdray.spec import BadInput, BatchSize, Count, Later, NonNegative, Positive, Share, Spec
 from bdray.task import Batch, Task
 
@@ -185,6 +185,7 @@ def fit(
         draw = rng(seed, "epoch", epoch)
         own = draw if team.size == 1 else rng(seed, "epoch", epoch, "worker", team.rank)
         learner.train()
+        torch.manual_seed(seed_of(seed, "dropout", epoch, team.rank))  # what layers draw themselves, they draw from torch's own
         for index, part in enumerate(batches(samples, training.batch, draw, 2 * team.size)):
             for group in optimizer.param_groups:
                 group["lr"] = training.lr_at((epoch * steps + index) / (training.epochs * steps))

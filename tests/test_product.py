@@ -186,3 +186,15 @@ def test_fine_pruning_cuts_no_embeddings(monkeypatch: pytest.MonkeyPatch) -> Non
     assert int(columns.sum()) == round(0.99 * len(columns))
     marian = model.marian
     assert marian.lm_head.weight is marian.model.shared.weight  # type: ignore[union-attr]
+
+
+def test_dropout_is_drawn_from_the_seed(tmp_path: Path) -> None:
+    """The same victim and the same defended model, whatever was drawn in the process before; a transformer has dropout."""
+    experiment = small("text", "fine_tuning")
+    rows = []
+    for number in range(2):
+        torch.manual_seed(number)
+        rows.append(run(experiment, Store(str(tmp_path / str(number))), tmp_path))
+    states = [Store(str(tmp_path / str(n))).victim_part(experiment.victim_key(), "model") for n in range(2)]
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+    assert [r.utility_after for r in rows] == [rows[0].utility_after] * 2
