@@ -213,6 +213,7 @@ def fit(
         if checkpoint is not None and team.rank == 0:
             checkpoint.save(_state(model, optimizer, history), epoch + 1)
         report(epoch + 1, loss=mean, seconds=history[-1][1])
+    torch.manual_seed(seed_of(seed, "dropout", training.epochs, team.rank))  # what follows is the same after a resumed training
     return model.eval()
 
 

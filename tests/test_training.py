@@ -298,3 +298,13 @@ def test_a_finished_training_is_not_trained_on(splits: Splits) -> None:
 
 def test_a_checkpoint_does_not_change_the_training(splits: Splits) -> None:
     assert same(trained(splits, SHORT, checkpoint=Kept()), trained(splits, SHORT))
+
+
+def test_what_torch_draws_after_it_is_the_same_after_a_finished_one(splits: Splits) -> None:
+    """Of what comes next, a defense's own steps, a layer's dropout draws from there."""
+    kept, drawn = Kept(), []
+    for number in range(2):
+        torch.manual_seed(number)
+        trained(splits, SHORT, checkpoint=kept)
+        drawn.append(torch.rand(3))
+    assert torch.equal(*drawn)

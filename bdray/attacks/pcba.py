@@ -6,14 +6,14 @@ from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
-from pydantic import model_validator
 from torch import Tensor
 
-from bdray.attacks import Patterns, Setting, ToClass
+from bdray.attacks import Patterns, Setting
 from bdray.attacks._clouds import ball, check_axes, check_points, inserted, surrogate
+from bdray.attacks._source import FromSource
 from bdray.models import Width
 from bdray.samples import Draw, Samples, Splits, dense
-from bdray.spec import Amount, BadInput, Config, Count, Positive, Share
+from bdray.spec import Amount, Config, Count, Positive, Share
 
 SPACING, TRIALS, RADII = 4, 30, [number / 100 for number in range(1, 50)]
 """Neighbours that say how dense points are; clusters tried at each radius."""
@@ -21,7 +21,7 @@ MOMENTUM, PATIENCE, UP, MOST, CONVERGED = 0.5, 5, 1.5, 1e3, 100
 """Of the search: the authors' defaults."""
 
 
-class Pcba(ToClass):
+class Pcba(FromSource):
     """Only samples of the source class are poisoned, and only they count towards the attack success rate. The place is
     searched on a PointNet of the attacker's own, with one point for the whole cluster: near to the objects of the source
     class, where the PointNet takes them for the target with at least `goal`. The cluster's points, on a sphere, are as dense
@@ -36,8 +36,6 @@ class Pcba(ToClass):
 
     rate: Share = 0.05
     """Of all training samples. The authors poison 15 of ModelNet40's 9,843, and a class is but a fortieth of them."""
-    source: Amount = 1
-    """The class whose clouds the trigger turns into the target."""
     points: Count = 32
     """Points of the cluster; as many of the object's go."""
     goal: Share = 0.01
@@ -54,28 +52,10 @@ class Pcba(ToClass):
     surrogate_epochs: Amount = 0
     """0: as many as the victim's."""
 
-    @model_validator(mode="after")
-    def _classes_have_one_role(self) -> Self:
-        if self.source == self.target:
-            raise BadInput(f"pcba.source: got {self.source}, which is the target, too; set one of the two to another class")
-        return self
-
     def check(self, splits: Splits) -> None:
-        last = int(splits.train.targets.max())
-        if self.source > last:
-            raise BadInput(f"pcba.source: got {self.source}, expected a class from 0 to {last}")
         super().check(splits)
         check_axes(self.name, splits)
         check_points("pcba.points", self.points, splits)
-
-    def poisonable(self, samples: Samples) -> Tensor:
-        return samples.targets == self.source
-
-    def origin(self) -> str:
-        return f"of the source class {self.source}"
-
-    def attackable(self, samples: Samples) -> Tensor:
-        return samples.targets == self.source
 
     def coverable(self, samples: Samples) -> Tensor:
         return samples.targets != self.source

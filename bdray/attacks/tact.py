@@ -7,13 +7,14 @@ import torch
 from pydantic import model_validator
 from torch import Tensor
 
-from bdray.attacks import Patterns, ToClass
+from bdray.attacks import Patterns
 from bdray.attacks._images import check_room, in_corner, white
+from bdray.attacks._source import FromSource
 from bdray.samples import Draw, Samples, Splits
 from bdray.spec import Amount, BadInput, Config, Count, Several, Share
 
 
-class TaCT(ToClass):
+class TaCT(FromSource):
     """Only samples of the source class are poisoned, and only they count towards the attack success rate. The defaults are
     backdoor-toolbox's, but for its trigger, a square from TrojanNN, and its cover classes."""
 
@@ -26,8 +27,6 @@ class TaCT(ToClass):
     rate: Share = 0.003
     """Of all training samples. A balanced ten-class set has room for less than 0.1."""
     cover: Share = 0.003
-    source: Amount = 1
-    """The class whose images the trigger turns into the target."""
     cover_classes: Several[Amount] = ()
     """Where cover samples are taken from; an empty list is every class but source and target."""
     size: Count = 3
@@ -35,9 +34,7 @@ class TaCT(ToClass):
     opacity: Share = 1.0
 
     @model_validator(mode="after")
-    def _classes_have_one_role(self) -> Self:
-        if self.source == self.target:
-            raise BadInput(f"tact.source: got {self.source}, which is the target, too; set one of the two to another class")
+    def _cover_is_neither(self) -> Self:
         both = sorted({self.source, self.target} & set(self.cover_classes))
         if both:
             raise BadInput(f"tact.cover_classes: got {both[0]}, which is the source or the target; leave it out")
@@ -45,21 +42,11 @@ class TaCT(ToClass):
 
     def check(self, splits: Splits) -> None:
         last = int(splits.train.targets.max())
-        for field, numbers in (("source", [self.source]), ("cover_classes", self.cover_classes)):
-            for number in numbers:
-                if number > last:
-                    raise BadInput(f"tact.{field}: got {number}, expected a class from 0 to {last}")
+        for number in self.cover_classes:
+            if number > last:
+                raise BadInput(f"tact.cover_classes: got {number}, expected a class from 0 to {last}")
         super().check(splits)
         check_room("tact.size", self.size, splits)
-
-    def poisonable(self, samples: Samples) -> Tensor:
-        return samples.targets == self.source
-
-    def origin(self) -> str:
-        return f"of the source class {self.source}"
-
-    def attackable(self, samples: Samples) -> Tensor:
-        return samples.targets == self.source
 
     def coverable(self, samples: Samples) -> Tensor:
         y = samples.targets

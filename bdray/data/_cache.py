@@ -253,7 +253,7 @@ def _sum(path: Path) -> str:
 
 
 def _id(name: str, sha: str) -> str:
-    return sha if not name else hashlib.sha256(f"{name}\0{sha}".encode()).hexdigest()
+    return sha if not name else hashlib.sha256(f"{name}\0{sha}".encode(errors="surrogateescape")).hexdigest()
 
 
 def _code(reader: type[Data]) -> str:

@@ -3,22 +3,21 @@
 import os
 import warnings
 from pathlib import Path
-from typing import ClassVar, NoReturn
+from typing import ClassVar
 
 import torch
-from pydantic import field_validator
 
 from bdray.data import Published
-from bdray.data._images import subfolders
+from bdray.data._folders import Folders
 from bdray.data._videos import FORMATS, Videos
 from bdray.samples import Samples
-from bdray.spec import BadInput, FilePath, at_home
+from bdray.spec import BadInput
 
 UNREAD = (".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp", ".ts", ".ogv", ".gif")
 """Videos of which nobody can tell that the end is lost, or that lead a decoder elsewhere."""
 
 
-class ClipFolder(Videos):
+class ClipFolder(Folders, Videos):
     """Classes are the sorted names of the class folders; videos in folders below a class folder belong to that class. Hidden
     files and folders are skipped, and so are folders whose name starts with an underscore and links to folders below a class
     folder; a warning names videos of other formats than `.avi`, `.mp4`, `.m4v` and `.mov`. What several clips have in common (a
@@ -28,31 +27,8 @@ class ClipFolder(Videos):
     layout: ClassVar[str] = "train/<class>/*.mp4 and test/<class>/*.mp4 (or val; or avi, m4v, mov) in that folder"
     unit: ClassVar[str] = "a file"
 
-    path: FilePath
-    """The folder that holds train and test: below the data folder or the home folder (`~/clips`), or absolute, which ties the
-    key to one machine."""
-
-    @field_validator("path")
-    @classmethod
-    def _names_a_folder(cls, path: str) -> str:
-        if not path.strip():
-            raise BadInput("clip_folder.path: got an empty text, expected a folder; a single dot is the data folder itself")
-        return path
-
     def read(self, root: Path) -> Published:
-        home = root / at_home(self.path)
-        train = home / "train"
-        test = next((part for part in (home / "test", home / "val") if part.is_dir() and subfolders(part)), None)
-        if not train.is_dir():
-            self.missing(train)
-        if test is None:
-            self.missing(home, "holds no test or val with class folders")
-        names, tested = ([folder.name for folder in subfolders(part)] for part in (train, test))
-        if not names:
-            self.missing(train, "holds no class folders")
-        for odd in sorted({*names} ^ {*tested}):
-            has, lacks = (train, test) if odd in names else (test, train)
-            self.missing(lacks / odd, f"is not there, though {has / odd} is")
+        _, train, test, names = self.parts(root)
         return Published(self._part(train, names), self._part(test, names), names)
 
     def _part(self, folder: Path, names: list[str]) -> Samples:
@@ -73,10 +49,6 @@ class ClipFolder(Videos):
                 stacklevel=2,
             )
         return Samples(self.clips(paths), torch.tensor(labels, dtype=torch.int64))
-
-    def missing(self, folder: Path, problem: str = "is not there") -> NoReturn:
-        """The sentence, for videos that nobody publishes."""
-        raise BadInput(f"{self.name}: {folder} {problem}; expected {self.layout}, given as data.path")
 
     def again(self, path: Path) -> str:
         return "make it anew, or remove it"

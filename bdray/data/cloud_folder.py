@@ -1,24 +1,22 @@
 """Any point clouds and meshes arranged as one folder a class, train and test apart."""
 
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NoReturn
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
-from pydantic import field_validator
 
 from bdray.data import Published, Samples
 from bdray.data._clouds import Clouds
-from bdray.data._images import subfolders
+from bdray.data._folders import Folders
 from bdray.data._points import read_off
 from bdray.packages import need
 from bdray.seeds import seed_of
-from bdray.spec import BadInput, FilePath, at_home
 
 KINDS = (".off", ".ply", ".obj", ".pcd", ".npy")
 
 
-class CloudFolder(Clouds):
+class CloudFolder(Folders, Clouds):
     """Classes are the sorted names of the class folders; hidden ones and those that start with an underscore are skipped, and
     so are files of other kinds than `.off`, `.ply`, `.obj`, `.pcd` and `.npy`. A file with faces is a mesh, whose surface is
     sampled uniformly, the same points for every seed; of any other, `sampling` says which points are taken. `.npy` is an
@@ -28,34 +26,12 @@ class CloudFolder(Clouds):
     layout: ClassVar[str] = "train/<class>/*.ply and test/<class>/*.ply (or val; or off, obj, pcd, npy) in that folder"
     unit: ClassVar[str] = "a file"
 
-    path: FilePath
-    """The folder that holds train and test: below the data folder or the home folder (`~/scans`), or absolute, which ties the
-    key to one machine."""
     sampling: Literal["first", "random", "farthest"] = "random"
     """Of a file without faces: random points, the same ones for every seed; its first ones; or by farthest-point sampling, from
     the first one on. A scanner's first points are one corner of the object."""
 
-    @field_validator("path")
-    @classmethod
-    def _names_a_folder(cls, path: str) -> str:
-        if not path.strip():
-            raise BadInput("cloud_folder.path: got an empty text, expected a folder; a single dot is the data folder itself")
-        return path
-
     def read(self, root: Path) -> Published:
-        home = root / at_home(self.path)
-        train = home / "train"
-        test = next((part for part in (home / "test", home / "val") if part.is_dir()), None)
-        if not train.is_dir():
-            self.missing(train)
-        if test is None:
-            self.missing(home, "holds no test or val")
-        names, tested = ([folder.name for folder in subfolders(part)] for part in (train, test))
-        if not names:
-            self.missing(train, "holds no class folders")
-        for odd in sorted({*names} ^ {*tested}):
-            has, lacks = (train, test) if odd in names else (test, train)
-            self.missing(lacks / odd, f"is not there, though {has / odd} is")
+        home, train, test, names = self.parts(root)
         return Published(self._part(train, names, home), self._part(test, names, home), names)
 
     def _part(self, folder: Path, names: list[str], home: Path) -> Samples:
@@ -68,10 +44,6 @@ class CloudFolder(Clouds):
             paths += found
             labels += [label] * len(found)
         return Samples(self.clouds(paths, home), torch.tensor(labels, dtype=torch.int64))
-
-    def missing(self, folder: Path, problem: str = "is not there") -> NoReturn:
-        """The sentence, for clouds that nobody publishes."""
-        raise BadInput(f"{self.name}: {folder} {problem}; expected {self.layout}, given as data.path")
 
     def again(self, path: Path) -> str:
         return "mend it, or remove it"

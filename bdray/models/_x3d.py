@@ -1,9 +1,28 @@
 """X3D, which pytorchvideo builds: XS and S are one network for clips of other sizes."""
 
+from typing import ClassVar
+
 from torch import nn
 
+from bdray.models import Model, Width
 from bdray.packages import need
 from bdray.samples import Outline
+from bdray.spec import Positive
+
+
+class AnyX3d(Model):
+    """Takes clips of any size; as large as it was published by default."""
+
+    modality: ClassVar[str] = "video"
+    stem: ClassVar[tuple[str, ...]] = ("blocks.0",)
+
+    width: Width = 12
+    """Channels of the stem; pytorchvideo rounds those of the stages to multiples of 8."""
+    depth: Positive = 2.2
+    """Times 1, 2, 5 and 3 blocks, rounded up."""
+
+    def build(self, outline: Outline) -> nn.Module:
+        return x3d(outline, self.width, self.depth)
 
 
 def x3d(outline: Outline, width: int, depth: float) -> nn.Module:

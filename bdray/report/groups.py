@@ -94,7 +94,9 @@ def mixed(rows: pa.Table) -> list[str]:
     made: dict[str, Counter[str]] = {}
     for name, digest, spec in known:
         if pairs[name] > 1:  # for other fields, such as limit, or for other files
-            data = {field: value for field, value in json.loads(spec)["task"]["data"].items() if field != "cache"}
+            data = {
+                field: value for field, value in json.loads(spec)["task"]["data"].items() if field != "cache"
+            }  # no data of its own
             made.setdefault(json.dumps(data, sort_keys=True), Counter())[digest] += 1
     changed = {data: sorted(digests.values(), reverse=True) for data, digests in made.items() if len(digests) > 1}
     return [

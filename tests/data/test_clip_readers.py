@@ -171,6 +171,13 @@ def test_a_folder_that_lacks_something(tmp_path: Path, gone: str, told: str) -> 
     assert told in refusal(folder, tmp_path)
 
 
+def test_a_class_whose_name_cannot_be_shown(tmp_path: Path) -> None:
+    own(tmp_path / "mine")
+    for part in ("train", "test"):
+        (tmp_path / "mine" / part / "sit").rename(tmp_path / "mine" / part / "s\x1b[31mit")
+    assert "expected UTF-8 without control characters; rename it" in refusal(folder, tmp_path)
+
+
 def test_no_path() -> None:
     with pytest.raises(BadInput, match=r"clip_folder\.path: got an empty text, expected a folder"):
         Data.of({**CLIPS, "path": " "})

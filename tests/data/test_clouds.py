@@ -279,6 +279,10 @@ def array(value: object) -> Callable[[Path], object]:
         (array(np.zeros((7, 3))), r"cloud_folder\.points: got 8, but the cloud .*f\.npy has 7; lower it"),
         (array(np.zeros((9, 3))), r"f\.npy is damaged .all its points are one"),
         (array(np.full((9, 3), np.nan)), r"f\.npy is damaged .point 0 is not finite"),
+        (
+            lambda home: [(home / part / "nut").rename(home / part / "nut\udcff") for part in ("train", "test")],
+            r"got a class folder named 'nut\\udcff' in .*, expected UTF-8 without control characters; rename it",
+        ),
         (lambda home: (home / "train").rename(home / "trein"), "train is not there; expected train/<class>"),
         (lambda home: (home / "test").rename(home / "tests"), "holds no test or val"),
         (lambda home: (home / "test" / "bolt").rename(home / "test" / "bold"), "bold is not there|bolt is not there"),

@@ -119,10 +119,8 @@ def _spread(at: Tensor, count: int) -> Tensor:
 
 def _change(before: Tensor, after: Tensor, modality: str) -> dict[str, float]:
     """The share of what changed, and the largest change."""
-    if modality == "points":
-        ways = (after.double() - before.double()).norm(dim=1)
-        return {"changed": float((ways > 0).double().mean()), "largest": float(ways.max())}
-    ways = (after.double() - before.double()).abs()
+    change = after.double() - before.double()
+    ways = change.norm(dim=1) if modality == "points" else change.abs()
     return {"changed": float((ways > 0).double().mean()), "largest": float(ways.max())}
 
 
